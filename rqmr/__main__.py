@@ -1,0 +1,5 @@
+"""`python -m rqmr` is `rqmr`."""
+
+from rqmr.cli import main
+
+main()

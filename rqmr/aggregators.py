@@ -1,0 +1,213 @@
+"""Aggregators: a reducer and its combiner in one, so that values are folded where they are mapped.
+
+The shape is that of Beam's CombineFn: zero, add, merge, finish. Accumulators travel between machines, so they are
+made of what the wire carries.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import Any, Union
+
+
+class Aggregator:
+    """Folds the values of a key. Subclass it with your own zero, add, merge and finish.
+
+    `merge` has to give what adding all values to one accumulator would give, whatever the cut; it is called in the
+    order of the map tasks.
+    """
+
+    #: Whether an accumulator grows with the values it has seen; then the map side counts them against its memory.
+    grows = False
+
+    def zero(self) -> Any:
+        """Return a new accumulator that has seen nothing."""
+        raise NotImplementedError
+
+    def add(self, accumulator: Any, value: Any) -> Any:
+        """Return the accumulator with one more value; may change it in place."""
+        raise NotImplementedError
+
+    def merge(self, accumulator: Any, other: Any) -> Any:
+        """Return the accumulator with all that another has seen; may change the first in place."""
+        raise NotImplementedError
+
+    def finish(self, accumulator: Any) -> Any:
+        """Return the result that an accumulator stands for."""
+        return accumulator
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        """Return the accumulators' type, given that of the values: how to restore them from the wire."""
+        return Any
+
+    def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Add every pair to its key's accumulator in the table. Override it only to be faster."""
+        zero, add = self.zero, self.add
+        for key, value in pairs:
+            table[key] = add(table[key] if key in table else zero(), value)
+
+
+class Sum(Aggregator):
+    """The sum of the values."""
+
+    def zero(self) -> Any:
+        return 0
+
+    def add(self, accumulator: Any, value: Any) -> Any:
+        return accumulator + value
+
+    def merge(self, accumulator: Any, other: Any) -> Any:
+        return accumulator + other
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return value_type
+
+    def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        get = table.get
+        for key, value in pairs:
+            table[key] = get(key, 0) + value
+
+
+class Count(Aggregator):
+    """How many values there are, whatever they are."""
+
+    def zero(self) -> int:
+        return 0
+
+    def add(self, accumulator: int, value: Any) -> int:
+        return accumulator + 1
+
+    def merge(self, accumulator: int, other: int) -> int:
+        return accumulator + other
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return int
+
+    def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        get = table.get
+        for key, _ in pairs:
+            table[key] = get(key, 0) + 1
+
+
+class _Extreme(Aggregator):
+    """The least or the greatest value; of equal ones, the first."""
+
+    def zero(self) -> Any:
+        return None
+
+    def merge(self, accumulator: Any, other: Any) -> Any:
+        return self.add(accumulator, other)
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return value_type
+
+
+class Min(_Extreme):
+    """The least value; of equal ones, the first."""
+
+    def add(self, accumulator: Any, value: Any) -> Any:
+        return value if accumulator is None or value < accumulator else accumulator
+
+
+class Max(_Extreme):
+    """The greatest value; of equal ones, the first."""
+
+    def add(self, accumulator: Any, value: Any) -> Any:
+        return value if accumulator is None or value > accumulator else accumulator
+
+
+class Mean(Aggregator):
+    """The arithmetic mean of the values."""
+
+    def zero(self) -> list[Any]:
+        return [0, 0]
+
+    def add(self, accumulator: list[Any], value: Any) -> list[Any]:
+        accumulator[0] += value
+        accumulator[1] += 1
+        return accumulator
+
+    def merge(self, accumulator: list[Any], other: list[Any]) -> list[Any]:
+        return [accumulator[0] + other[0], accumulator[1] + other[1]]
+
+    def finish(self, accumulator: list[Any]) -> Any:
+        return accumulator[0] / accumulator[1]
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return list[Union[value_type, int]]  # noqa: UP007: the value's type is known only now
+
+
+class Top(Aggregator):
+    """The `k` greatest values, greatest first. Give pairs such as (count, word) to say what greatest means."""
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"Top({k}): k must be at least 1")
+        self.k = k
+
+    def zero(self) -> list[Any]:
+        return []
+
+    def add(self, accumulator: list[Any], value: Any) -> list[Any]:
+        # A tuple comes from the wire as a list, and the two can't be compared: so lists from the first.
+        value = list(value) if type(value) is tuple else value
+        if len(accumulator) < self.k:
+            heapq.heappush(accumulator, value)
+        else:
+            heapq.heappushpop(accumulator, value)
+        return accumulator
+
+    def merge(self, accumulator: list[Any], other: list[Any]) -> list[Any]:
+        for value in other:
+            self.add(accumulator, value)
+        return accumulator
+
+    def finish(self, accumulator: list[Any]) -> list[Any]:
+        return sorted(accumulator, reverse=True)
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return list[value_type]
+
+
+class Distinct(Aggregator):
+    """The different values, sorted."""
+
+    grows = True
+
+    def zero(self) -> dict[Any, None]:
+        return {}
+
+    def add(self, accumulator: dict[Any, None], value: Any) -> dict[Any, None]:
+        accumulator[value] = None
+        return accumulator
+
+    def merge(self, accumulator: dict[Any, None], other: dict[Any, None]) -> dict[Any, None]:
+        accumulator.update(other)
+        return accumulator
+
+    def finish(self, accumulator: dict[Any, None]) -> list[Any]:
+        return sorted(accumulator)
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return dict[value_type, None]
+
+
+class Collect(Aggregator):
+    """All values as one list, in the order of the input."""
+
+    grows = True
+
+    def zero(self) -> list[Any]:
+        return []
+
+    def add(self, accumulator: list[Any], value: Any) -> list[Any]:
+        accumulator.append(value)
+        return accumulator
+
+    def merge(self, accumulator: list[Any], other: list[Any]) -> list[Any]:
+        accumulator.extend(other)
+        return accumulator
+
+    def accumulator_type(self, value_type: Any) -> Any:
+        return list[value_type]

@@ -1,0 +1,275 @@
+"""The command line: parses, prints, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from rqmr import __version__
+from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed
+from rqmr.inputs import parse_size
+from rqmr.model import Failure, Summary
+
+_FIRST_ROWS = 10
+_EXAMPLES = """
+[bold]Examples[/]
+
+  rqmr run wordcount input/*.txt
+
+  rqmr run wordcount 'logs/**/*.gz' -o counts -r 4
+
+  rqmr run grep -p pattern=mutex src --format jsonl -o -
+
+  cat access.log | rqmr run jobs/hits.py - --inline
+
+  rqmr run wordcount books --redis-url redis://cache:6379/0      (workers: rq worker rqmr --url …)
+"""
+
+app = typer.Typer(
+    name="rqmr",
+    help="MapReduce for Python on Redis and RQ.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0, 1 (the run failed), 2 (refused), 130 or 143 (ended by a signal)."""
+    try:
+        with _signals():
+            app()
+    except RefusedError as error:
+        _fail(2, f"rqmr: {error}")
+    except RunFailed as error:
+        _fail(1, report(error.failure, error.printed))
+    except RqmrError as error:
+        _fail(1, f"rqmr: {error}")
+    except KeyboardInterrupt:
+        _fail(130, "rqmr: interrupted; the run was cancelled and nothing of it is left")
+    except _Terminated as ended:
+        _fail(128 + ended.signal, "rqmr: terminated; the run was cancelled and nothing of it is left")
+    except BrokenPipeError:
+        _fail(1, "")
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"rqmr {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=_EXAMPLES)
+def run(
+    job: Annotated[str, typer.Argument(help="A .py file, jobs/NAME.py here, a dotted module, or an example: NAME.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT…", help="Files, quoted globs, directories (recursive), or - for stdin.", show_default=False),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="DIR", help="Output directory, or - for stdout.", show_default="output/RUN")
+    ] = None,
+    reducers: Annotated[int | None, typer.Option("-r", "--reducers", help="Reduce tasks.", show_default="by size")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("-w", "--workers", help="Local workers.", show_default="one a core; none with a Redis named"),
+    ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option("--redis-url", help="Redis to use, else RQMR_REDIS_URL or REDIS_URL.", show_default="a private server"),
+    ] = None,
+    queue: Annotated[str, typer.Option("--queue", help="RQ queue that the workers listen on.")] = "rqmr",
+    split_size: Annotated[
+        str | None, typer.Option("--split-size", help="Input of one map task.", show_default="16MiB, less for small inputs")
+    ] = None,
+    param: Annotated[list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A job's parameter.")] = None,
+    form: Annotated[str, typer.Option("--format", help="tsv or jsonl.")] = "tsv",
+    encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text inputs.")] = "utf-8",
+    decode_errors: Annotated[str, typer.Option("--decode-errors", help="replace or strict.")] = "replace",
+    lease: Annotated[float, typer.Option("--lease", help="Seconds of silence after which a task is another's.")] = 15.0,
+    inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Run JOB over the inputs: map, shuffle, reduce, and the output as part files."""
+    # Imported late, so that --help and mistakes are answered at once.
+    from rqmr.api import execute
+    from rqmr.config import Config
+    from rqmr.plan import program
+    from rqmr.progress import choose_view
+
+    if output == "-" and as_json:
+        raise RefusedError("-o - and --json both write to stdout; choose one")
+    config = Config(
+        queue=queue,
+        lease_seconds=lease,
+        reducers=reducers,
+        split_bytes=_split_bytes(split_size),
+        workers=workers,
+        format=form,
+        encoding=encoding,
+        decode_errors=decode_errors,
+    )
+    parameters = _parameters(param or [])
+    view = choose_view(quiet=quiet)
+    with contextlib.ExitStack() as stack:
+        stack.callback(view.end)
+        if output == "-" or as_json:
+            # What an inline job prints would mix with the result.
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rqmr-out-"))) if output == "-" else None
+        try:
+            summary = execute(
+                lambda: program(job, parameters),
+                inputs or [],
+                config,
+                directory=lambda run: temporary or Path(output or f"output/{run}"),
+                redis_url=redis_url,
+                inline=inline,
+                overwrite=overwrite,
+                view=view,
+            )
+        except RunFailed as error:
+            if as_json:
+                _print_json({"state": "failed", "job": job, "failure": _plain(error.failure)})
+            raise
+        view.end()
+        _deliver(summary, form, to_stdout=temporary is not None, as_json=as_json, quiet=quiet, first_rows=output is None)
+
+
+def report(failure: Failure, printed: list[str]) -> str:
+    """Return a failure as its user reads it: what, where, the user's own traceback, what was printed last."""
+    lines = [f"rqmr: the run failed: {failure.message}"]
+    if failure.task:
+        lines.append(f"  task    {failure.task}" + (f" on worker {failure.worker}" if failure.worker else ""))
+    if failure.source:
+        lines.append(f"  input   {failure.source}" + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
+    if failure.record:
+        lines.append(f"  record  {failure.record}")
+    if failure.traceback:
+        lines += ["", failure.traceback]
+    if printed:
+        lines += ["", "printed last:", *(f"  {line}" for line in printed)]
+    return "\n".join(lines)
+
+
+def _deliver(summary: Summary, form: str, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:
+    paths = [Path(summary.output) / part for part in summary.parts]
+    if to_stdout:
+        for path in paths:
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, sys.__stdout__.buffer)  # type: ignore[union-attr]
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+    elif as_json:
+        _print_json({"state": "succeeded", **_plain(summary)})
+    elif first_rows and not quiet:
+        _show_first_rows(paths)
+    if not quiet:
+        _tell(summary, to_stdout=to_stdout)
+
+
+def _show_first_rows(paths: list[Path]) -> None:
+    lines = (line for path in paths for line in path.open(encoding="utf-8", newline="\n"))
+    for line in itertools.islice(lines, _FIRST_ROWS):
+        typer.echo(line.rstrip("\n"))
+    if next(lines, None) is not None:
+        typer.echo("…")
+
+
+def _tell(summary: Summary, *, to_stdout: bool) -> None:
+    for group, counters in summary.counters.items():
+        for name, amount in counters.items():
+            typer.echo(f"{group}: {name} = {amount:,}", err=True)
+    where = "stdout" if to_stdout else _short(summary.output)
+    files = "" if to_stdout else f" in {len(summary.parts)} part{'' if len(summary.parts) == 1 else 's'}"
+    typer.echo(
+        f"{summary.run} succeeded in {summary.seconds:.1f} s: {summary.records_read:,} records read, "
+        f"{summary.records_written:,} written to {where}{files}",
+        err=True,
+    )
+
+
+def _short(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _split_bytes(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError as error:
+        raise RefusedError(f"--split-size: {error}") from None
+
+
+def _parameters(given: list[str]) -> dict[str, Any]:
+    """Read NAME=VALUE; a name given several times has a list."""
+    values: dict[str, list[str]] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise ParameterError(f"-p {each} is not NAME=VALUE")
+        values.setdefault(name.replace("-", "_"), []).append(value)
+    return {name: value[0] if len(value) == 1 else value for name, value in values.items()}
+
+
+def _plain(record: Summary | Failure) -> dict[str, Any]:
+    import msgspec
+
+    return dict(msgspec.to_builtins(record))
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(value, ensure_ascii=False), file=sys.__stdout__, flush=True)
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Let the first signal unwind the run, and those that follow wait until it is unwound."""
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise _Terminated(number)
+
+    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.signal(number, unwind) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fail(status: int, text: str) -> NoReturn:
+    if text:
+        print(text, file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,293 @@
+"""Records ⇄ bytes: what the wire carries, the order of keys, the stable hash, and chunks of segments.
+
+The wire is msgpack, so what comes from Redis is data and never code. It carries None, bool, int up to 64 bits,
+float, str, bytes, list and dict; a tuple comes back as a list, but as a tuple in a key. With an annotation on the
+mapper (`Iterator[tuple[str, Reading]]`) whatever msgspec knows is carried and comes back as that type.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from rqmr.errors import CarryError, MixedKeysError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Key = Any
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_ORDERED = frozenset({str, bytes, int, float, bool, type(None)})
+#: Keys that can only be equal to keys of their own type. 1 == True == 1.0, and a dict would take them for one key.
+UNMISTAKABLE = frozenset({str, bytes, type(None)})
+
+_encode = msgspec.msgpack.Encoder().encode
+
+#: Raw bytes that a chunk aims at, and may not exceed unless one single value does. Small, since a reduce task holds
+#: one chunk of every segment; far above the ~10 KB below which Redis is bound by commands and not by bytes.
+_CHUNK_TARGET, _CHUNK_LIMIT = 192 << 10, 512 << 10
+_SMALL = 256  # bytes; below, compression costs more than it saves
+
+
+def partition_for(key: Key, partitions: int) -> int:
+    """Return the partition of a key: the same in every process, on every machine (never Python's own `hash`)."""
+    return crc32(_encode(key)) % partitions
+
+
+def signature(key: Key) -> str:
+    """Return the exact type of a key, a tuple's element by element: ``str``, ``(str,int)``.
+
+    Raises:
+        CarryError: the type has no order or can't be carried, or the key is NaN, which is not even equal to itself.
+    """
+    kind = type(key)
+    if kind in _ORDERED:
+        if kind is float and math.isnan(key):
+            raise CarryError("NaN can't be a key: it is not equal to itself")
+        return "None" if key is None else kind.__name__
+    if kind is tuple:
+        return f"({','.join(map(signature, key))})"
+    raise CarryError(
+        f"a key can't be of type {_type_name(kind)} (key {shorten(key)}); keys are str, int, float, bool, bytes, "
+        f"None or tuples of these"
+    )
+
+
+def one_signature(keys: Iterable[Key]) -> str:
+    """Return the signature that all keys share, "" if there are none.
+
+    Raises:
+        MixedKeysError: two keys differ in type; names both.
+        CarryError: as `signature`.
+    """
+    keys = list(keys)
+    kinds = set(map(type, keys))
+    if len(kinds) == 1 and next(iter(kinds)) in UNMISTAKABLE | {int, bool}:
+        return signature(keys[0])
+    seen: dict[str, Key] = {}
+    for key in keys:
+        seen.setdefault(signature(key), key)
+        if len(seen) > 1:
+            (one, first), (other, second) = seen.items()
+            raise MixedKeysError(f"keys of one step must have one type: {shorten(first)} is {one}, {shorten(second)} is {other}")
+    return next(iter(seen), "")
+
+
+def same_type(pairs: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
+    """Pass pairs on, but stop at the first key whose type differs from the first one's.
+
+    Only for keys that a dict could take for each other (see `UNMISTAKABLE`); others are checked when they're written.
+    """
+    expected = ""
+    for pair in pairs:
+        found = signature(pair[0])
+        if found != expected:
+            if expected:
+                raise MixedKeysError(f"keys of one step must have one type: {shorten(pair[0])} is {found}, others are {expected}")
+            expected = found
+        yield pair
+
+
+def check_carried(value: Any) -> None:
+    """Return if the wire gives the value back as it is.
+
+    Raises:
+        CarryError: names the type that it can't carry.
+    """
+    kind = type(value)
+    if kind is int and not -(2**63) <= value < 2**64:
+        raise CarryError(f"the int {shorten(value)} has more than 64 bits")
+    if kind in _SCALARS:
+        return
+    if kind in (list, tuple):
+        for element in value:
+            check_carried(element)
+    elif kind is dict:
+        for key, element in value.items():
+            check_carried(key)
+            check_carried(element)
+    else:
+        raise CarryError(
+            f"the wire can't carry a value of type {_type_name(kind)} ({shorten(value)}); yield str, int, float, bool, "
+            f"None, bytes, list or dict, or annotate the mapper, e.g. -> Iterator[tuple[str, {kind.__name__}]]"
+        )
+
+
+def restores(annotation: Any) -> bool:
+    """Whether values annotated so need their type restored: anything beyond what the wire gives back by itself."""
+    if annotation in (Any, object, None) or annotation in _SCALARS or annotation in (list, dict):
+        return False
+    origin = typing.get_origin(annotation)
+    if origin in (list, dict, typing.Union, types.UnionType):
+        return any(restores(argument) for argument in typing.get_args(annotation))
+    return not isinstance(annotation, typing.TypeVar)
+
+
+class Chunk(Struct, frozen=True, array_like=True):
+    """Part of a segment as it is stored, behind its checksum.
+
+    `runs` is set in chunk 0 only, which is written last: how many chunks each sorted run of the segment has. The
+    chunks of a segment are 1, 2, … and, as the last of all, 0.
+    """
+
+    runs: tuple[int, ...]
+    packed: bool  # whether the body is zstd
+    body: bytes
+
+
+class ChunkCodec:
+    """Encodes and decodes chunks whose items (accumulators, or lists of values) have one type."""
+
+    def __init__(self, item_type: Any = Any, *, grouped: bool) -> None:
+        """`grouped`: an item is a list of values of `item_type`, not one accumulator of it."""
+        self._rich = restores(item_type)
+        self._grouped = grouped
+        item = list[item_type] if grouped else item_type
+        columns: Any = tuple[list[Any], list[item]] if self._rich else tuple[list[Any], list[Any]]  # type: ignore[valid-type]
+        self._decode: Callable[[bytes], tuple[list[Any], list[Any]]] = msgspec.msgpack.Decoder(columns).decode
+
+    def bodies(self, keys: Sequence[Key], items: Sequence[Any]) -> Iterator[bytes]:
+        """Encode a sorted run as bodies of about the chunk's target size.
+
+        Raises:
+            CarryError: a value can't be carried; names its key and type.
+        """
+        if self._grouped:
+            keys, items = _cut_long_groups(keys, items)
+        start, count = 0, 256
+        while start < len(keys):
+            end = min(start + count, len(keys))
+            body = self._encode(keys[start:end], items[start:end])
+            if len(body) > _CHUNK_LIMIT and end - start > 1:
+                count = (end - start) // 2
+                continue
+            yield body
+            count = max(1, min((end - start) * _CHUNK_TARGET // len(body), 1 << 16))
+            start = end
+
+    def _encode(self, keys: Sequence[Key], items: Sequence[Any]) -> bytes:
+        if not self._rich:
+            self._check(keys, items)
+        try:
+            body = _encode((keys, items))
+            if self._rich:
+                self._decode(body)
+        except (TypeError, ValueError, OverflowError) as error:
+            self._blame(keys, items, error)
+        return body
+
+    def _check(self, keys: Sequence[Key], items: Sequence[Any]) -> None:
+        # One pass at C speed tells most chunks apart: only scalars. Ints too long are told by the encoder.
+        flat = (value for item in items for value in item) if self._grouped else items
+        if set(map(type, flat)) <= _SCALARS:
+            return
+        for key, item in zip(keys, items, strict=True):
+            try:
+                check_carried(item)
+            except CarryError as error:
+                raise CarryError(f"key {shorten(key)}: {error}") from None
+
+    def _blame(self, keys: Sequence[Key], items: Sequence[Any], error: Exception) -> typing.NoReturn:
+        for key, item in zip(keys, items, strict=True):
+            try:
+                check_carried(key)
+                body = _encode(((key,), (item,)))
+                self._decode(body)
+            except CarryError as cause:
+                raise CarryError(f"key {shorten(key)}: {cause}") from None
+            except (TypeError, ValueError, OverflowError) as cause:
+                raise CarryError(
+                    f"key {shorten(key)}: the wire can't carry its value {shorten(item)} of type {_type_name(type(item))}: {cause}"
+                ) from None
+        raise CarryError(f"the wire can't carry these records: {error}") from error
+
+    def items(self, chunk: Chunk) -> tuple[list[Key], list[Any]]:
+        """Decode a chunk's keys and items.
+
+        Raises:
+            ValueError: the bytes aren't a body of this type.
+        """
+        try:
+            body = zstd.decompress(chunk.body) if chunk.packed else chunk.body
+        except zstd.ZstdError as error:
+            raise ValueError(str(error)) from None
+        if not body:
+            return [], []
+        keys, items = self._decode(body)
+        if keys and type(keys[0]) is list:
+            keys = [_as_tuple(key) for key in keys]
+        if len(keys) != len(items):
+            raise ValueError("keys and items differ in number")
+        return keys, items
+
+
+def seal(body: bytes, runs: tuple[int, ...] = ()) -> bytes:
+    """Return a chunk as it is stored: checksum, then the chunk."""
+    packed = len(body) >= _SMALL
+    chunk = _encode(Chunk(runs, packed, zstd.compress(body, 1) if packed else body))
+    return crc32(chunk).to_bytes(4, "little") + chunk
+
+
+_decode_chunk = msgspec.msgpack.Decoder(Chunk).decode
+
+
+def unseal(stored: bytes) -> Chunk:
+    """Return the chunk that `seal` stored.
+
+    Raises:
+        ValueError: the checksum is wrong, or it is no chunk.
+    """
+    if int.from_bytes(stored[:4], "little") != crc32(stored[4:]):
+        raise ValueError("damaged (its checksum is wrong)")
+    return _decode_chunk(stored[4:])
+
+
+def weight(value: Any) -> int:
+    """Return about how many bytes of memory a key or value takes.
+
+    Counted from the value alone and not asked of the interpreter, so that every machine spills at the same record.
+    """
+    kind = type(value)
+    if kind in (str, bytes):
+        return 56 + len(value)
+    if kind in (list, tuple):
+        return 64 + sum(map(weight, value))
+    if kind is dict:
+        return 64 + sum(weight(key) + weight(element) for key, element in value.items())
+    return 32
+
+
+def shorten(value: Any, limit: int = 200) -> str:
+    """Return a value's repr, cut for a message."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def _cut_long_groups(keys: Sequence[Key], items: Sequence[list[Any]], limit: int = 4096) -> tuple[Sequence[Key], Sequence[Any]]:
+    """Give a key with many values several entries, so that no chunk has to hold them all."""
+    if all(len(item) <= limit for item in items):
+        return keys, items
+    cut_keys, cut_items = [], []
+    for key, item in zip(keys, items, strict=True):
+        for start in range(0, len(item), limit):
+            cut_keys.append(key)
+            cut_items.append(item[start : start + limit])
+    return cut_keys, cut_items
+
+
+def _as_tuple(key: Any) -> Any:
+    return tuple(_as_tuple(element) for element in key) if type(key) is list else key
+
+
+def _type_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,55 @@
+"""One run's settings. A Config that exists is valid."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from rqmr.errors import RefusedError
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """What a user may choose for a run; None means "chosen from the input's size and the workers".
+
+    Raises:
+        RefusedError: a value makes no sense; the message names it.
+    """
+
+    #: The RQ queue that workers listen on. One for all runs: RQ never forgets a queue's name.
+    queue: str = "rqmr"
+    #: How long an attempt may be silent before its task is given to another.
+    lease_seconds: float = 15.0
+    #: How long a run's keys outlive the last sign of life of its driver.
+    keep_seconds: float = 24 * 3600.0
+    #: Attempts of one task that may raise; Hadoop's default, mapreduce.map.maxattempts.
+    max_failed: int = 4
+    #: Attempts of one task that may be lost. Far above max_failed: a crashing machine is no fault of the code.
+    max_lost: int = 20
+    #: Reduce tasks of each step.
+    reducers: int | None = None
+    #: Bytes of input for one map task.
+    split_bytes: int | None = None
+    #: Local workers.
+    workers: int | None = None
+    #: How the last phase spells its records: "tsv" or "jsonl".
+    format: str = "tsv"
+    #: How text inputs are decoded, and what happens to bytes that aren't text ("replace" or "strict").
+    encoding: str = "utf-8"
+    decode_errors: str = "replace"
+    #: Bytes of keys and values that a map task may hold before it spills.
+    map_memory: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        _require(bool(self.queue), "queue", self.queue, "a name")
+        _require(self.lease_seconds >= 1, "lease", self.lease_seconds, "at least 1 second")
+        _require(self.keep_seconds >= 60, "keep", self.keep_seconds, "at least 60 seconds")
+        _require(self.max_failed >= 1, "max failed", self.max_failed, "at least 1")
+        _require(self.max_lost >= 1, "max lost", self.max_lost, "at least 1")
+        _require(self.reducers is None or 1 <= self.reducers <= 10_000, "reducers", self.reducers, "1 to 10000")
+        _require(self.split_bytes is None or self.split_bytes >= 1, "split size", self.split_bytes, "1 byte or more")
+        _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")
+        _require(self.format in ("tsv", "jsonl"), "format", self.format, "tsv or jsonl")
+
+
+def _require(valid: bool, name: str, value: object, allowed: str) -> None:
+    if not valid:
+        raise RefusedError(f"{name} is {value!r}; it must be {allowed}")

@@ -1,0 +1,100 @@
+"""Redis clients with rqmr's own time-outs, and whether a server can serve."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from rqmr.errors import RedisError
+
+Client = Any  # redis-py's own annotations give each reply as "now or awaitable"
+
+#: Seconds for one reply. redis-py repeats a command that gets none, so every write of rqmr can be repeated.
+_SOCKET_SECONDS = 5
+_CONNECT_SECONDS = 5
+#: A server that is paused or restarted for some 10 s is waited for.
+_RETRIES = 8
+_OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
+
+
+def connect(url: str) -> Client:
+    """Return a client for a URL; connects when it is first used.
+
+    Raises:
+        RedisError: it isn't a Redis URL.
+    """
+    try:
+        return redis.Redis.from_url(url, **_options())
+    except ValueError as error:
+        raise RedisError(
+            f"{hide_password(url)} is no Redis URL ({error}); write redis://host:6379/0, rediss://… for TLS, "
+            f"or unix:///path/to/socket"
+        ) from None
+
+
+def clone(connection: Client, *, patient: bool) -> Client:
+    """Return a client of the same server as RQ's connection, with rqmr's time-outs (RQ's has 415 s).
+
+    `patient`: repeats for some seconds; otherwise gives up at once, for callers that come again anyway.
+    """
+    pool = connection.connection_pool
+    options = {**pool.connection_kwargs, **_options()}
+    if not patient:
+        options |= {"retry": Retry(ExponentialWithJitterBackoff(), 0), "socket_timeout": 2, "socket_connect_timeout": 2}
+    if issubclass(pool.connection_class, redis.UnixDomainSocketConnection):
+        for name in ("socket_connect_timeout", "socket_keepalive"):
+            options.pop(name, None)
+    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
+
+
+def check_server(client: Client, url: str) -> tuple[str, list[str]]:
+    """Return what serves, as "Valkey 9.1.2", and warnings about how it is set.
+
+    Raises:
+        RedisError: it can't be reached, refuses, or is older than Redis 7.0 / Valkey 7.2.
+    """
+    shown = hide_password(url)
+    try:
+        info = client.info("server")
+        policy = client.info("memory").get("maxmemory_policy", "noeviction")
+    except redis.AuthenticationError as error:
+        raise RedisError(f"{shown} refuses this user or password ({error}); check the URL") from None
+    except redis.RedisError as error:
+        raise RedisError(f"no Redis answers at {shown}: {error}; is it running, and is the URL right?") from None
+    kind = "valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "redis"
+    version = str(info.get("valkey_version" if kind == "valkey" else "redis_version", "0"))
+    name = f"{kind.capitalize()} {version}"
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < _OLDEST[kind]:
+        raise RedisError(f"{shown} is {name}; rqmr needs Redis 7.0 or Valkey 7.2 at least")
+    warnings = []
+    if policy != "noeviction":
+        warnings.append(
+            f"{name} may evict keys (maxmemory-policy {policy}): a run could lose data and start over; "
+            f"set it: CONFIG SET maxmemory-policy noeviction"
+        )
+    return name, warnings
+
+
+def hide_password(url: str) -> str:
+    """Return a URL that can be shown: its password is ***, in whatever part of the URL it stands."""
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    user = login.partition(":")[0]
+    netloc = f"{user}:***@{host}" if at and ":" in login else parts.netloc
+    query = re.sub(r"(?i)(password=)[^&]*", r"\1***", parts.query)
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "socket_timeout": _SOCKET_SECONDS,
+        "socket_connect_timeout": _CONNECT_SECONDS,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=3), _RETRIES),
+    }

@@ -1,0 +1,82 @@
+"""Everything rqmr raises on purpose. A message says what, which one, and what to do now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rqmr.model import Failure
+
+
+class RqmrError(Exception):
+    """The root of every error that rqmr raises on purpose."""
+
+
+class RefusedError(RqmrError):
+    """The run was refused before it began: nothing was started and nothing was changed."""
+
+
+class JobError(RefusedError):
+    """The job can't be found, imported, or isn't a valid job."""
+
+
+class ParameterError(RefusedError):
+    """A job's parameter is unknown, missing, or doesn't fit its annotation."""
+
+
+class InputError(RefusedError):
+    """An input matches nothing or can't be read."""
+
+
+class OutputError(RefusedError):
+    """The output directory can't take this run's output."""
+
+
+class RedisError(RefusedError):
+    """The Redis that was named can't be reached or can't serve rqmr."""
+
+
+class RunFailed(RqmrError):
+    """The run ended without its output; `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        #: The last lines that workers printed, each with the worker's name.
+        self.printed: list[str] = []
+
+
+class RunCancelled(RqmrError):
+    """The run was cancelled before it ended."""
+
+
+class RecordError(RqmrError):
+    """The job's own code raised, or yielded what can't be carried; `failure` has the place and the traceback."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class CarryError(RqmrError):
+    """A key or value has a type that the wire can't carry."""
+
+
+class MixedKeysError(RqmrError):
+    """Keys of one step have more than one type, so they have no order."""
+
+
+class AttemptEnded(RqmrError):
+    """This attempt's work isn't wanted any more: another one won, or the run has ended. Not an error of anyone."""
+
+
+class PhaseReopened(RqmrError):
+    """The phase before has to run a task again first; this attempt gives its task back. Not an error of anyone."""
+
+
+class SegmentLost(RqmrError):
+    """A committed segment is missing or damaged: its task has to run again."""
+
+    def __init__(self, producer: int, reason: str) -> None:
+        super().__init__(f"segment of task {producer} is {reason}")
+        self.producer = producer

@@ -1,0 +1,82 @@
+"""The oracle: a whole run in this process, without Redis, workers or leases.
+
+The same plan through the same readers, codec, shuffle and part files as everywhere else, so its output is byte for
+byte what any other run of the plan has to give. Also the place for pdb and for users' own tests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from rqmr.errors import RecordError, RunFailed
+from rqmr.model import Failure, Kind, Outcome, Split, Summary, TaskId
+from rqmr.output import Output
+from rqmr.plan import Plan, parts_of, summarize
+from rqmr.tasks import Place, Task
+
+
+def run_inline(plan: Plan, output: Output) -> Summary:
+    """Run a plan, task by task.
+
+    Raises:
+        RunFailed: the job's code raised, or yielded what can't be carried.
+    """
+    began = time.monotonic()
+    outcomes: list[list[Outcome]] = []
+    shuffled = _Memory()
+    for number in range(len(plan.spec.phases)):
+        written = _Memory()
+        outcomes.append([_run_task(plan, task, shuffled, written) for task in plan.spec.tasks(number)])
+        _check_keys(outcomes[-1])
+        shuffled = written
+    paths = output.collect(parts_of(outcomes[-1]))
+    return summarize(plan, outcomes, paths, time.monotonic() - began)
+
+
+def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> Outcome:
+    source: Split | _Segments
+    source = plan.splits[task.index] if task.kind == Kind.MAP else _Segments(shuffled, task.index)
+    sink = _Sink(written, task.index)
+    try:
+        return Task(plan.spec, plan.program.job, task, Place(), sink, f"{task}-a1").run(source)
+    except RecordError as error:
+        told = error.failure
+        failure = Failure(
+            told.message, str(task), "", told.source, told.offset, told.record, told.traceback, told.final
+        )
+        raise RunFailed(failure) from error.__cause__
+
+
+def _check_keys(outcomes: list[Outcome]) -> None:
+    types = sorted({outcome.key_type for outcome in outcomes if outcome.key_type})
+    if len(types) > 1:
+        raise RunFailed(Failure(f"keys of one step must have one type: some are {types[0]}, others {types[1]}", final=True))
+
+
+class _Memory:
+    """What a phase has shuffled: partition -> producer -> number of the chunk -> chunk."""
+
+    def __init__(self) -> None:
+        self.partitions: dict[int, dict[int, dict[int, bytes]]] = {}
+
+
+class _Sink:
+    def __init__(self, memory: _Memory, producer: int) -> None:
+        self._memory = memory
+        self._producer = producer
+
+    def write(self, partition: int, chunk: int, data: bytes) -> None:
+        self._memory.partitions.setdefault(partition, {}).setdefault(self._producer, {})[chunk] = data
+
+
+class _Segments:
+    def __init__(self, memory: _Memory, reducer: int) -> None:
+        self._segments = memory.partitions.get(reducer, {})
+
+    def heads(self) -> Iterator[tuple[int, bytes | None]]:
+        for producer, chunks in sorted(self._segments.items()):
+            yield producer, chunks.get(0)
+
+    def chunk(self, producer: int, number: int) -> bytes | None:
+        return self._segments[producer].get(number)

@@ -1,0 +1,458 @@
+"""Paths → splits → records.
+
+`expand` finds the files, `cut` makes splits of them, and a `Reader` turns each piece of a split into records. Files
+are cut at any byte: a piece owns the lines that *begin* in it, and only the byte ``\\n`` ends a line, so each line
+belongs to exactly one piece and no character is cut. Lines are read and decoded by blocks, for speed; where a record
+came from is worked out from the block's raw bytes, and only when someone asks.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import errno
+import glob
+import gzip
+import io
+import itertools
+import lzma
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from rqmr.errors import InputError
+from rqmr.model import Piece, Settings, Split
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
+#: Bytes that are read and decoded at once: enough for C speed, few enough for the processor's cache.
+_BLOCK = 256 * _KIB
+#: What a piece counts for at least when files are packed: opening one costs about as much as reading so many bytes.
+_PIECE_COST = 4 * _KIB
+#: How compressed files begin. The second zst is a skippable frame, which parallel compressors may write first.
+_MAGIC = {
+    "gzip": rb"\x1f\x8b\x08",
+    "bz2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
+    "xz": rb"\xfd7zXZ\0",
+    "zst": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+}
+
+
+class UnreadableRecord(ValueError):
+    """An input holds bytes that can't become a record: not text, not JSON, damaged compressed data."""
+
+    def __init__(self, source: str, offset: int, reason: str) -> None:
+        super().__init__(f"{source}, byte {offset}: {reason}")
+        self.source = source
+        self.offset = offset  # in the file's (decompressed) content
+        self.reason = reason
+
+
+class Source(Struct, frozen=True):
+    """One input file."""
+
+    name: str  # as given or found, the mapper's key; bytes that aren't UTF-8 are replaced
+    path: bytes  # absolute, as the file system spells it
+    size: int  # bytes on disk
+    compression: str = ""  # "gzip", "bz2", "xz" or "zst", by what the file begins with
+
+
+def expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
+    """Return the files that inputs stand for, in the order given; a file given twice is there twice.
+
+    A directory stands for the files below it, each level sorted, without names that begin with "." or "_". A glob, if
+    nothing has that very name, stands for what it matches, sorted.
+
+    Raises:
+        InputError: there is no input, one stands for no file, or a file can't be read.
+    """
+    if not inputs:
+        raise InputError("no input given; name files, directories or globs, or - for standard input")
+    return [source_of(path) for given in inputs for path in _paths(os.fspath(given))]
+
+
+def source_of(path: str, name: str | None = None) -> Source:
+    """Return the source of one file, under another name than its path if one is given.
+
+    Raises:
+        InputError: it isn't a regular file, or can't be opened.
+    """
+    name = _readable(path if name is None else name)
+    try:
+        # Asked before it is opened: opening a pipe waits until someone writes into it.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InputError(f"{name} is a pipe, socket or device, not a regular file; give it as standard input, -")
+        with Path(path).open("rb") as file:
+            compression, size = _compression(file.peek()), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise InputError(f"{name} can't be read: {error.strerror}{' (a dangling link?)' * Path(path).is_symlink()}") from error
+    return Source(name, os.fsencode(Path(path).absolute()), size, compression)
+
+
+def _paths(given: str) -> list[str]:
+    """Return the paths of the files that one input stands for, at least one."""
+    if os.path.isdir(given):
+        paths, problem = _below(given), "has no files in it (names beginning with . or _ don't count)"
+    elif os.path.lexists(given):
+        paths, problem = [given], ""
+    elif any(mark in given for mark in "*?["):
+        paths, problem = _matches(given), f"matches no file; a relative pattern begins in {Path.cwd()}"
+    else:
+        paths, problem = [], f"doesn't exist; a relative path begins in {Path.cwd()}"
+    if not paths:
+        raise InputError(f"input {_readable(given)!r} {problem}")
+    return paths
+
+
+def _below(directory: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[str]:
+    """Return the files below a directory; `above` are the directories that led here, so that no link leads back."""
+    try:
+        status = os.stat(directory)
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"directory {_readable(directory)} can't be read: {error.strerror}") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return []
+    shown = [entry for entry in entries if not entry.name.startswith((".", "_"))]
+    return [path for entry in shown for path in (_below(entry.path, above | {here}) if entry.is_dir() else [entry.path])]
+
+
+def _matches(pattern: str) -> list[str]:
+    """Return the files that a glob matches, and those below the directories that it matches, each once."""
+    once: dict[str, str] = {}
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        for path in _below(match) if os.path.isdir(match) else [match]:
+            directory, name = os.path.split(path)
+            once.setdefault(os.path.join(os.path.realpath(directory), name), path)
+    return list(once.values())
+
+
+def _readable(path: str) -> str:
+    """Return a path as text that can be printed and sent."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _compression(start: bytes) -> str:
+    return next((name for name, magic in _MAGIC.items() if re.match(magic, start)), "")
+
+
+def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[Split]:
+    """Return splits of about `split_bytes`, at least one; their pieces in order are the sources in order.
+
+    Compressed files, and all files of a reader that isn't `splittable`, stay whole whatever their size.
+    """
+    splits: list[Split] = []
+    pieces: list[Piece] = []
+    cost = 0
+    for piece in (piece for source in sources for piece in _pieces(source, split_bytes, splittable)):
+        if pieces and cost + max(piece.size, _PIECE_COST) > split_bytes:
+            splits.append(Split(tuple(pieces)))
+            pieces, cost = [], 0
+        pieces.append(piece)
+        cost += max(piece.size, _PIECE_COST)
+    return [*splits, Split(tuple(pieces))]
+
+
+def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
+    name, path, size = source.name, source.path, source.size
+    if source.compression or not splittable:
+        return [Piece(name, path, 0, None, size)]
+    # All about equal, so that no small rest costs a task of its own.
+    count = max(1, -(-size // split_bytes))
+    bounds = [size * number // count for number in range(count + 1)]
+    return [Piece(name, path, start, stop, stop - start) for start, stop in itertools.pairwise(bounds)]
+
+
+def choose_split_bytes(total: int, workers: int) -> int:
+    """Return the size of splits for `total` bytes of input.
+
+    At most 16 MiB, the low end of the MapReduce paper (§3.5), so that little is lost with a task. Less if the workers
+    would get fewer than three tasks each and wait for the slowest; but below 1 MiB a task isn't worth its costs.
+    """
+    return min(16 * _MIB, max(_MIB, -(-total // (3 * max(1, workers)))))
+
+
+def choose_reducers(total: int, workers: int) -> int:
+    """Return the number of reduce tasks for `total` bytes of input.
+
+    One for each worker, more if partitions were above 64 MiB, but a small multiple of the workers (the paper, §3.5),
+    as each makes a part file. A small input makes one file: nobody likes to look into eight.
+    """
+    workers = max(1, workers)
+    return 1 if total < _MIB else min(max(workers, -(-total // (64 * _MIB))), 4 * workers)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size like "16MiB" stands for; ValueError if it isn't a positive one."""
+    match = re.fullmatch(r"([0-9]+)\s*([a-z]*)", text.strip().lower())
+    if not match or match[2] not in _UNITS or not int(match[1]):
+        raise ValueError(f"{text!r} is no size; write bytes, as 4096 or 4096B, or use a unit: KiB MiB GiB, KB MB GB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+class Block(Struct, eq=False):
+    """Some records in a row of one input, at least one, and where each of them begins.
+
+    `records` may be parsed while they are iterated, once, and then raise UnreadableRecord at the one that fails.
+    """
+
+    source: str
+    offset: int  # byte offset of `raw` in the file's (decompressed) content
+    raw: bytes
+    records: Iterable[Any] = ()
+    lines: Sequence[int] | None = None  # at which line of `raw` each record begins; None if record n is line n
+    replaced: int = 0  # characters that stand for bytes which aren't text
+    encoding: str = "utf-8"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file's (decompressed) content."""
+        return len(self.raw)
+
+    def offset_of(self, index: int) -> int:
+        """Return the byte offset at which a record begins."""
+        return self.offset + sum(len(line) + 1 for line in self.raw.split(b"\n")[: self._line(index)])
+
+    def text_of(self, index: int) -> str:
+        """Return the line that a record begins with."""
+        return self.raw.split(b"\n")[self._line(index)].removesuffix(b"\r").decode(self.encoding, "replace")
+
+    def _line(self, index: int) -> int:
+        return index if self.lines is None else self.lines[index]
+
+
+class Reader:
+    """Turns a piece of an input into records. Subclasses define `blocks`."""
+
+    #: Whether a file may be cut at any byte; each piece then owns the lines that begin in it.
+    splittable: bool = True
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield the piece's records in order.
+
+        Raises:
+            UnreadableRecord: the piece holds bytes that can't become a record.
+            OSError: the file can't be read any more.
+        """
+        raise NotImplementedError
+
+
+class Lines(Reader):
+    r"""Each line is a record, a str without its ``\n`` or ``\r\n``. Nothing else ends a line."""
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield blocks of whole lines."""
+        for offset, raw in _whole_lines(piece):
+            text, block = _decoded(piece.name, offset, raw, settings)
+            block.records = lines = text.replace("\r\n", "\n").split("\n")
+            if not lines[-1]:
+                lines.pop()  # what follows the last newline is no line
+            if lines:
+                yield block
+
+
+class JsonLines(Lines):
+    """Each line is a record, the value of its JSON. Blank lines are left out."""
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield blocks that parse each line in its turn."""
+        for block in super().blocks(piece, settings):
+            filled = {number: line for number, line in enumerate(block.records) if line and not line.isspace()}
+            block.lines = list(filled)
+            block.records = self._parsed(block, filled.values())
+            if filled:
+                yield block
+
+    def _parsed(self, block: Block, lines: Iterable[str]) -> Iterator[Any]:
+        for index, line in enumerate(lines):
+            try:
+                value = msgspec.json.decode(line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise UnreadableRecord(block.source, block.offset_of(index), f"it isn't JSON: {error}") from None
+            yield value
+
+
+class Whole(Reader):
+    """Each file is one record, its whole text; an empty file too."""
+
+    splittable = False
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield one block of one record."""
+        with open_piece(piece) as file:
+            text, block = _decoded(piece.name, 0, file.read(), settings)
+        block.records = [text]
+        yield block
+
+
+class Csv(Reader):
+    """Each row is a record: a dict by the names in the first row or, with `header=False`, a list; all values are str.
+
+    Quoted fields may hold newlines, so files aren't split. Blank lines are left out. A row that isn't CSV, or hasn't
+    as many fields as the header, is unreadable: a guess would put values into wrong columns.
+    """
+
+    splittable = False
+
+    def __init__(self, *, header: bool = True, delimiter: str = ",") -> None:
+        """`delimiter` is one character; TypeError if it isn't."""
+        csv.reader((), delimiter=delimiter)
+        self._has_header = header
+        self._delimiter = delimiter
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield a block for each row."""
+        header: list[str] | None = None
+        for row, block in self._rows(piece, settings):
+            if self._has_header and header is None:
+                header = row
+                continue
+            if header is not None and len(row) != len(header):
+                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields, but {len(header)} in the header")
+            block.records = [row if header is None else dict(zip(header, row, strict=True))]
+            yield block
+
+    def _rows(self, piece: Piece, settings: Settings) -> Iterator[tuple[list[str], Block]]:
+        offset = 0
+        taken: list[bytes] = []  # the lines of the row that is being parsed
+        with open_piece(piece) as file:
+            lines = (taken.append(raw) or raw.decode(settings.encoding, "replace") for raw in file)
+            try:
+                for row in csv.reader(lines, delimiter=self._delimiter, strict=True):
+                    _, block = _decoded(piece.name, offset, b"".join(taken), settings)
+                    offset += block.size
+                    taken.clear()
+                    if row:
+                        yield row, block
+            except csv.Error as error:
+                raise UnreadableRecord(piece.name, offset, f"it isn't CSV: {error}") from None
+
+
+def check_encoding(settings: Settings) -> None:
+    """Return if the settings can decode text that is cut at newlines; InputError tells why they can't."""
+    if settings.decode_errors not in ("replace", "strict"):
+        raise InputError(f"decode errors are {settings.decode_errors!r}; they must be replace or strict")
+    try:
+        newlines = b"~\n\\\n".decode(settings.encoding, "replace").count("\n")  # ~ and \ join lines in some encodings
+    except (LookupError, ValueError) as error:
+        raise InputError(f"unknown encoding {settings.encoding!r}; write utf-8, latin-1, cp1252 or the like") from error
+    if newlines != 2:
+        raise InputError(
+            f"lines of {settings.encoding} don't end with the byte 0A, so it can't be split; convert the input first: "
+            f"iconv -f {settings.encoding} -t utf-8 FILE > FILE.utf8"
+        )
+
+
+def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[str, Block]:
+    """Return the text of some whole lines, and their block, still without its records."""
+    signed = codecs.lookup(settings.encoding).name == "utf-8-sig"  # only the file's start may bear the signature
+    encoding = "utf-8" if signed else settings.encoding
+    replaced = 0
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        if settings.decode_errors == "strict":
+            line = raw.rfind(b"\n", 0, error.start) + 1
+            raise UnreadableRecord(source, offset + line, f"it isn't {encoding}: {error.reason}") from None
+        text = raw.decode(encoding, "replace")
+        genuine = "\ufffd".encode(encoding, "ignore")
+        replaced = text.count("\ufffd") - (raw.count(genuine) if genuine else 0)
+    if signed and offset == 0:
+        text = text.removeprefix("\ufeff")
+    return text, Block(source, offset, raw, replaced=replaced, encoding=encoding)
+
+
+def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that the piece owns, as (byte offset, some whole lines)."""
+    stop = sys.maxsize if piece.stop is None else piece.stop
+    with open_piece(piece) as file:
+        if piece.start:
+            # The line around start - 1 belongs to the piece before, unless it ends right there.
+            file.seek(piece.start - 1)
+            file.readline(stop - piece.start + 1)
+        offset = file.tell()
+        while offset < stop and (raw := file.read(min(_BLOCK, stop - offset))):
+            if not raw.endswith(b"\n"):
+                raw += file.readline()
+            yield offset, raw
+            offset += len(raw)
+    if piece.stop is not None and offset < piece.stop:
+        raise OSError(errno.ESTALE, "the file has become shorter since it was split", piece.name)
+
+
+def open_piece(piece: Piece) -> io.BufferedReader:
+    """Open a piece's file; a compressed one is decompressed, and UnreadableRecord raised where it is damaged."""
+    file = Path(os.fsdecode(piece.path)).open("rb")
+    # Only whole files are compressed: the middle of a plain one may look so.
+    if piece.stop is None and (compression := _compression(file.peek())):
+        return io.BufferedReader(_Content(file, piece.name, compression), _BLOCK)
+    return file
+
+
+class _Content(io.RawIOBase):
+    """What a compressed file holds. Damage is never taken for the file's end."""
+
+    def __init__(self, file: BinaryIO, source: str, compression: str) -> None:
+        self._file = file
+        self._source = source
+        self._chunks = filter(None, _decompressed(file, compression))
+        self._rest = b""
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            self._rest = self._rest or next(self._chunks, b"")
+        except Exception as error:  # each library has its own
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, not the data's
+            raise UnreadableRecord(self._source, self._offset, f"it can't be decompressed: {error}") from error
+        data, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(data)] = data
+        self._offset += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
+    """Yield the content of a file of compressed streams, one after the other, perhaps with zeros between them.
+
+    BZ2File and LZMAFile would take whatever comes after the first stream and isn't another one for the file's end.
+    """
+    if compression == "gzip":
+        yield from iter(partial(gzip.GzipFile(fileobj=file).read1, _BLOCK), b"")
+        return
+    raw = file.read(_BLOCK)
+    while raw:
+        stream = _decompressor(compression)()
+        while not stream.eof:
+            if stream.needs_input and not raw:
+                raise EOFError("it ends too early")
+            yield stream.decompress(raw, _BLOCK)
+            raw = file.read(_BLOCK) if stream.needs_input else b""
+        raw = (stream.unused_data or file.read(_BLOCK)).lstrip(b"\0")
+
+
+def _decompressor(compression: str) -> Callable[[], Any]:
+    if compression != "zst":
+        return bz2.BZ2Decompressor if compression == "bz2" else lzma.LZMADecompressor
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd.ZstdDecompressor

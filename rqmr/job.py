@@ -1,0 +1,193 @@
+"""What users subclass: `Job`, its parameters, and its steps."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from rqmr.aggregators import Aggregator
+from rqmr.errors import JobError, ParameterError
+from rqmr.inputs import Lines, Reader
+
+Pairs = Iterable[tuple[Any, Any]]
+Mapper = Callable[[Any, Any], "Pairs | None"]
+Reducer = Callable[[Any, Iterable[Any]], "Pairs | None"]
+
+
+class Step:
+    """One map, shuffle and reduce. Without a mapper its pairs pass as they are; without a reducer it ends the job."""
+
+    def __init__(
+        self,
+        mapper: Mapper | None = None,
+        reducer: Reducer | Aggregator | None = None,
+        *,
+        combiner: Reducer | Aggregator | None = None,
+        partitioner: Callable[[Any, int], int] | None = None,
+        sort_values: bool = False,
+    ) -> None:
+        self.mapper: Mapper = mapper or _identity
+        self.reducer = reducer
+        self.combiner = combiner
+        self.partitioner = partitioner
+        self.sort_values = sort_values
+        self.value_type = _value_type(combiner) if callable(combiner) else _value_type(mapper)
+
+    @property
+    def fold(self) -> Aggregator | None:
+        """The aggregator that the map side folds with, if there is one."""
+        for function in (self.reducer, self.combiner):
+            if isinstance(function, Aggregator):
+                return function
+        return None
+
+    @property
+    def item_type(self) -> Any:
+        """The type of what is shuffled for a key: the reducer's accumulator, or one value."""
+        return self.reducer.accumulator_type(self.value_type) if isinstance(self.reducer, Aggregator) else self.value_type
+
+
+class Job:
+    """A MapReduce program. Write a mapper, and mostly a reducer:
+
+        class WordCount(Job):
+            def mapper(self, source: str, line: str):
+                for word in line.lower().split():
+                    yield word, 1
+
+            reducer = Sum()
+
+    `mapper(key, value)` and `reducer(key, values)` yield pairs; so does `combiner`, which may run any number of
+    times on some of a key's values, and has to yield under the same key. A reducer or combiner may be an
+    `Aggregator`. `partitioner(key, partitions)` returns 0 <= p < partitions. With `sort_values` the reducer sees
+    the values ascending, else in the order of the input. A job without reducer is map-only: its pairs are the
+    output. An annotated attribute is a parameter (`-p pattern=mutex`), required if it has no default.
+
+    Functions must give the same for the same records: a task may run more than once, and one attempt's output wins.
+    """  # noqa: D415
+
+    #: How input files become records; the mapper's key is the input's name.
+    reader: Reader = Lines()
+    mapper: Any = None
+    reducer: Any = None
+    combiner: Any = None
+    partitioner: Any = None
+    sort_values: bool = False
+
+    def __init__(self, **parameters: Any) -> None:
+        """Set the parameters.
+
+        Raises:
+            ParameterError: one is unknown, missing, or doesn't fit its annotation.
+        """
+        self.counters: dict[str, dict[str, int]] = {}
+        for name, value in _checked(type(self), parameters).items():
+            setattr(self, name, value)
+
+    def setup(self) -> None:
+        """Do once per task what shouldn't be done per record."""
+
+    def steps(self) -> list[Step]:
+        """Return the job's steps; the mapper of each but the first gets the pairs of the reducer before it."""
+        return [
+            Step(
+                self.mapper,
+                self.reducer,
+                combiner=self.combiner,
+                partitioner=self.partitioner,
+                sort_values=self.sort_values,
+            )
+        ]
+
+    def count(self, group: str, name: str, amount: int = 1) -> None:
+        """Add to a counter. Exact: only the attempts that win are counted, each once."""
+        counters = self.counters.setdefault(group, {})
+        counters[name] = counters.get(name, 0) + amount
+
+
+def parameters_of(job: type[Job]) -> dict[str, Any]:
+    """Return a job's parameters with their annotations."""
+    try:
+        hints = typing.get_type_hints(job)
+    except Exception as error:
+        raise JobError(f"{job.__name__}: the annotations of its parameters can't be read: {error}") from error
+    own = typing.get_type_hints(Job)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if name not in own and not name.startswith("_") and typing.get_origin(hint) is not typing.ClassVar
+    }
+
+
+def steps_of(job: Job) -> list[Step]:
+    """Return a job's steps.
+
+    Raises:
+        JobError: the job has no mapper, or a step but the last has no reducer.
+    """
+    name = type(job).__name__
+    if type(job).steps is Job.steps and job.mapper is None:
+        raise JobError(f"{name} has no mapper; give it one: def mapper(self, key, value): yield key, value")
+    if not callable(job.setup):
+        raise JobError(f"{name}.setup is not a function")
+    steps = job.steps()
+    if not steps or not all(isinstance(step, Step) for step in steps):
+        raise JobError(f"{name}.steps() must return a list of rqmr.Step")
+    for number, step in enumerate(steps):
+        if not callable(step.mapper):
+            raise JobError(f"{name}: the mapper of step {number} is not a function but {step.mapper!r}")
+        for role, function in (("reducer", step.reducer), ("combiner", step.combiner)):
+            if isinstance(function, type) and issubclass(function, Aggregator):
+                raise JobError(f"{name}: the {role} of step {number} is a class; write {function.__name__}()")
+            if function is not None and not isinstance(function, Aggregator) and not callable(function):
+                raise JobError(f"{name}: the {role} of step {number} is neither a function nor an Aggregator")
+        if step.reducer is None and number < len(steps) - 1:
+            raise JobError(f"{name}: step {number} has no reducer; only the last step of a job may be map-only")
+    return steps
+
+
+def _identity(key: Any, value: Any) -> Pairs:
+    return ((key, value),)
+
+
+def _checked(job: type[Job], given: Mapping[str, Any]) -> dict[str, Any]:
+    known = parameters_of(job)
+    for name in given:
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ParameterError(f"{job.__name__} has no parameter {name!r}; {has}")
+    for name, annotation in known.items():
+        if name not in given and not hasattr(job, name):
+            example = f"-p {name}=…"
+            raise ParameterError(f"{job.__name__} needs the parameter {name!r} ({_spell(annotation)}); give it as {example}")
+    return {name: _convert(job, name, value, known[name]) for name, value in given.items()}
+
+
+def _convert(job: type[Job], name: str, value: Any, annotation: Any) -> Any:
+    try:
+        return msgspec.convert(value, annotation, strict=False, dec_hook=lambda kind, given: kind(given))
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise ParameterError(
+            f"{job.__name__}'s parameter {name!r} must be {_spell(annotation)}, not {value!r}: {error}"
+        ) from None
+
+
+def _spell(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _value_type(function: Any) -> Any:
+    """Return V of a function annotated `-> Iterator[tuple[K, V]]`, Any if it isn't."""
+    try:
+        annotation = typing.get_type_hints(function).get("return")
+    except (NameError, TypeError, AttributeError):
+        return Any  # e.g. names that are imported under TYPE_CHECKING only
+    for _ in range(2):  # Iterator[tuple[K, V]], then tuple[K, V]
+        arguments = typing.get_args(annotation)
+        if typing.get_origin(annotation) is tuple and len(arguments) == 2:
+            return arguments[1]
+        annotation = arguments[0] if arguments else None
+    return Any

@@ -1,0 +1,101 @@
+"""Every Redis key that rqmr writes. No other module builds one.
+
+Every key has a TTL, the run's `keep` (24 h unless said otherwise), set by whoever writes it and refreshed by tick;
+all keys of a run but its code are unlinked when its result has been collected.
+
+    rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
+    rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number
+    rqmr:{run}:splits                   hash    map task's index -> its split
+    rqmr:{run}:pending                  zset    task -> place in line (see `place`)
+    rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
+    rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
+    rqmr:{run}:attempts                 hash    attempt -> running, lost, revived, committed, failed, stale, released
+    rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
+    rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, so that a repeated claim is the same
+    rqmr:{run}:tickets                  zset    RQ jobs enqueued and not yet taken -> when
+    rqmr:{run}:backups                  hash    task that was given a backup -> worker whose attempt is the straggler
+    rqmr:{run}:{phase}:winners          hash    task -> attempt that won, newline, its outcome
+    rqmr:{run}:{phase}:totals           hash    records and bytes read by the winners; attempts lost and failed
+    rqmr:{run}:{phase}:durations        list    ms that the latest winners took, newest first, at most 100
+    rqmr:{run}:s{n}:shuffle:{reducer}   hash    {producer}.{attempt}.{chunk} -> chunk of a segment
+    rqmr:{run}:driver                   string  who drives; EXPIRES WITH THE DRIVER'S LEASE
+    rqmr:{run}:events                   stream  what happened, about the last 1,000
+"""
+
+from __future__ import annotations
+
+from rqmr.model import AttemptId, Phase, TaskId
+
+#: Distance between two phases in the pending line; more than the tasks a phase can have.
+PHASE_STRIDE = 2**32
+
+
+def place(phase_number: int, index: int, *, urgent: bool = False) -> int:
+    """Return a task's score in the pending line: earlier phases first, in each the urgent ones, then by index."""
+    return phase_number * PHASE_STRIDE + index - (PHASE_STRIDE // 2 if urgent else 0)
+
+
+def places_of(phase_number: int) -> tuple[int, int]:
+    """Return the lowest score that a task of the phase can have, and the lowest of the next phase."""
+    half = PHASE_STRIDE // 2
+    return phase_number * PHASE_STRIDE - half, (phase_number + 1) * PHASE_STRIDE - half
+
+
+def code(content_hash: str) -> str:
+    """Return the key of a job's package."""
+    return f"rqmr:code:{content_hash}"
+
+
+class RunKeys:
+    """The keys of one run."""
+
+    def __init__(self, run: str) -> None:
+        self.run = f"rqmr:{run}"
+        self.splits = f"{self.run}:splits"
+        self.pending = f"{self.run}:pending"
+        self.leases = f"{self.run}:leases"
+        self.lease_prefix = f"{self.run}:lease:"
+        self.attempts = f"{self.run}:attempts"
+        self.tries = f"{self.run}:tries"
+        self.claims = f"{self.run}:claims"
+        self.tickets = f"{self.run}:tickets"
+        self.backups = f"{self.run}:backups"
+        self.driver = f"{self.run}:driver"
+        self.events = f"{self.run}:events"
+
+    def lease(self, attempt: AttemptId) -> str:
+        """The expiring key of an attempt's lease."""
+        return f"{self.lease_prefix}{attempt}"
+
+    def winners(self, phase: Phase | TaskId) -> str:
+        """The winners of a phase, or of a task's phase."""
+        return f"{self.run}:s{phase.step}-{phase.kind}:winners"
+
+    def totals(self, phase: Phase | TaskId) -> str:
+        """The running totals of a phase."""
+        return f"{self.run}:s{phase.step}-{phase.kind}:totals"
+
+    def durations(self, phase: Phase | TaskId) -> str:
+        """How long the phase's latest winners took."""
+        return f"{self.run}:s{phase.step}-{phase.kind}:durations"
+
+    def shuffle(self, step: int, reducer: int) -> str:
+        """The segments for one reduce task of a step."""
+        return f"{self.run}:s{step}:shuffle:{reducer}"
+
+    def all(self, phases: tuple[Phase, ...]) -> list[str]:
+        """Every key of the run but the expiring ones of leases."""
+        fixed = [
+            self.run, self.splits, self.pending, self.leases, self.attempts, self.tries, self.claims,
+            self.tickets, self.backups, self.driver, self.events,
+        ]  # fmt: skip
+        for phase in phases:
+            fixed += [self.winners(phase), self.totals(phase), self.durations(phase)]
+        for phase in phases[1:]:
+            fixed += [self.shuffle(phase.step, reducer) for reducer in range(phase.tasks)]
+        return fixed
+
+
+def segment_field(producer: int, attempt: int, chunk: int) -> str:
+    """Return the field of one chunk of a segment in its reducer's hash."""
+    return f"{producer}.{attempt}.{chunk}"

@@ -1,0 +1,262 @@
+"""A job's code: finding it by name, packing it with what it imports from beside it, and loading the package.
+
+Driver, workers and the inline oracle load the same package, from memory, by its content hash: so code is never
+stale, two versions of a job can follow each other in one process, nothing is written to a worker's disk, and
+tracebacks show the user's own paths and lines.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+
+import msgspec
+from msgspec import Struct
+
+from rqmr.errors import JobError
+from rqmr.job import Job
+
+_PACKAGE_DIR = Path(__file__).resolve().parent
+_EXAMPLES = _PACKAGE_DIR / "examples"  # where the wheel carries jobs/
+_LIMIT = 64 << 20  # bytes; a package is one value in Redis and is read by every work-horse
+
+
+class Module(Struct, frozen=True):
+    """One module of a package."""
+
+    path: str  # where the user has it
+    is_package: bool
+    source: bytes
+
+
+class Package(Struct, frozen=True):
+    """A job's code: its own module and those it imports from its directory, or its whole package."""
+
+    entry: str  # the job's module
+    modules: dict[str, Module]
+
+    def encode(self) -> bytes:
+        """Return the bytes that are stored under `content_hash`."""
+        return msgspec.msgpack.encode(self)
+
+    @property
+    def content_hash(self) -> str:
+        """The package's name: equal for equal code, wherever it lies."""
+        return hashlib.sha256(self.encode()).hexdigest()[:32]
+
+
+def decode_package(data: bytes) -> Package:
+    """Return the package that `encode` wrote.
+
+    Raises:
+        msgspec.ValidationError: it is none.
+    """
+    return msgspec.msgpack.decode(data, type=Package)
+
+
+def find(name: str) -> tuple[Package, str | None]:
+    """Find a job's code by the name a user gives, and the class if it is part of the name (``path.py:Class``).
+
+    The first that exists: a path to a .py file, ``jobs/NAME.py`` here, a dotted module, an example of rqmr's own.
+
+    Raises:
+        JobError: nothing is found (names what comes near), or it is too large to travel.
+    """
+    target, _, class_name = name.partition(":")
+    if target.endswith(".py"):
+        path = Path(target)
+        if not path.is_file():
+            raise JobError(f"there is no job file {target}{_near(target)}")
+        return pack_file(path), class_name or None
+    for directory in (Path("jobs"), _EXAMPLES, _PACKAGE_DIR.parent / "jobs"):
+        path = directory / f"{target}.py"
+        if path.is_file() and target.isidentifier():
+            return pack_file(path), class_name or None
+        if directory.name == "jobs" and not directory.is_absolute() and (package := _pack_dotted(target)):
+            return package, class_name or None
+    raise JobError(
+        f"there is no job {target!r}: no jobs/{target}.py here, no module of that name, no example{_near(target)}"
+    )
+
+
+def pack_file(path: Path) -> Package:
+    """Pack a job's file with the modules that it imports from its own directory."""
+    entry = f"rqmr_job_{path.stem}"  # its own name could be that of a module which others need, such as json
+    modules: dict[str, Module] = {entry: _read(path, is_package=False)}
+    waiting = list(_imported(modules[entry]))
+    while waiting:
+        name = waiting.pop()
+        for found, module in _beside(path.parent, name):
+            if found not in modules:
+                modules[found] = module
+                waiting += _imported(module)
+    return _limited(Package(entry, modules))
+
+
+def _pack_dotted(name: str) -> Package | None:
+    """Pack the whole top-level package of a dotted module; None if there is no such module."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    finally:
+        sys.path.pop(0)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    if "." not in name:
+        return pack_file(Path(spec.origin))
+    top = name.partition(".")[0]
+    root = Path(spec.origin).parents[name.count(".") - (spec.submodule_search_locations is None)]
+    root = root if root.name == top else root / top
+    return _limited(Package(name, dict(_beside(root.parent, top))))
+
+
+def load(package: Package, class_name: str | None = None) -> type[Job]:
+    """Import a package's entry module and return its job.
+
+    Raises:
+        JobError: it raises when imported (with the user's own traceback), or doesn't have exactly one job.
+    """
+    module = _Importer.activate(package)
+    jobs = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Job) and value.__module__ == module.__name__
+    }
+    path = package.modules[package.entry].path
+    if class_name is not None:
+        if class_name in jobs:
+            return jobs[class_name]
+        raise JobError(f"{path} has no job {class_name}; it has {', '.join(jobs) or 'none'}")
+    if not jobs:
+        raise JobError(f"{path} has no job: write a class that subclasses rqmr.Job")
+    if len(jobs) > 1:
+        raise JobError(f"{path} has several jobs; say which one: {' or '.join(f'{path}:{name}' for name in jobs)}")
+    return next(iter(jobs.values()))
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return an exception's traceback without rqmr's own frames: what the job's author can act on."""
+    told = traceback.TracebackException.from_exception(error, compact=True)
+    cause: traceback.TracebackException | None = told
+    while cause is not None:
+        cause.stack = traceback.StackSummary.from_list([frame for frame in cause.stack if _is_users(frame.filename)])
+        cause = cause.__cause__ or cause.__context__
+    return "".join(told.format()).rstrip()
+
+
+class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports one package's modules from memory. One package is active in a process at a time."""
+
+    _active: _Importer | None = None
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        self.hash = package.content_hash
+
+    @classmethod
+    def activate(cls, package: Package) -> ModuleType:
+        """Return the entry module of a package; one of another package's modules leaves first."""
+        if cls._active is None or cls._active.hash != package.content_hash:
+            cls._deactivate()
+            cls._active = cls(package)
+            sys.meta_path.insert(0, cls._active)
+        try:
+            return importlib.import_module(package.entry)
+        except Exception as error:
+            path = package.modules[package.entry].path
+            cls._deactivate()
+            raise JobError(f"{path} can't be imported:\n{user_traceback(error)}") from error
+
+    @classmethod
+    def _deactivate(cls) -> None:
+        if cls._active is not None:
+            sys.meta_path.remove(cls._active)
+            for name in [*cls._active.package.modules]:
+                module = sys.modules.get(name)
+                if module is not None and isinstance(getattr(module, "__loader__", None), _Importer):
+                    del sys.modules[name]
+            cls._active = None
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        module = self.package.modules.get(fullname)
+        if module is None:
+            return None
+        spec = importlib.machinery.ModuleSpec(fullname, self, origin=module.path, is_package=module.is_package)
+        spec.has_location = True
+        return spec
+
+    def get_code(self, fullname: str) -> CodeType:
+        module = self.package.modules[fullname]
+        return compile(module.source, module.path, "exec", dont_inherit=True)
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self.package.modules[fullname].source)
+
+    def is_package(self, fullname: str) -> bool:
+        return self.package.modules[fullname].is_package
+
+
+def _is_users(filename: str) -> bool:
+    path = Path(filename)
+    ours = _PACKAGE_DIR in path.parents and _EXAMPLES not in path.parents
+    return not ours and not filename.startswith("<frozen importlib")
+
+
+def _read(path: Path, *, is_package: bool) -> Module:
+    try:
+        return Module(str(path.absolute()), is_package, path.read_bytes())
+    except OSError as error:
+        raise JobError(f"the job file {path} can't be read: {error.strerror}") from error
+
+
+def _imported(module: Module) -> Iterator[str]:
+    """Yield the top-level names that a module imports, wherever in it."""
+    try:
+        tree = ast.parse(module.source, module.path)
+    except (SyntaxError, ValueError):
+        return  # loading it will say so
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def _beside(directory: Path, name: str) -> Iterator[tuple[str, Module]]:
+    """Yield the module of that name in a directory, with all of its submodules if it is a package."""
+    if (directory / f"{name}.py").is_file():
+        yield name, _read(directory / f"{name}.py", is_package=False)
+    elif (directory / name / "__init__.py").is_file():
+        for path in sorted((directory / name).rglob("*.py")):
+            parts = path.relative_to(directory).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            yield ".".join(parts[:-1] if is_package else parts), _read(path, is_package=is_package)
+
+
+def _limited(package: Package) -> Package:
+    size = sum(len(module.source) for module in package.modules.values())
+    if size > _LIMIT:
+        raise JobError(f"the job's code has {size >> 20} MiB; at most {_LIMIT >> 20} MiB can travel to the workers")
+    return package
+
+
+def _near(name: str) -> str:
+    known = {path.stem for directory in (Path("jobs"), _EXAMPLES) for path in directory.glob("[!_]*.py")}
+    known |= {path.stem for path in (_PACKAGE_DIR.parent / "jobs").glob("[!_]*.py")}
+    near = difflib.get_close_matches(Path(name).stem, known, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are {', '.join(sorted(known))}" if known else ""

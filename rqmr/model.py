@@ -1,0 +1,278 @@
+"""The words of rqmr as frozen records: ids, states, the plan of a run and what can be seen of it.
+
+Ids nest and grep: run ``wordcount-7k2p``, task ``wordcount-7k2p-s0-m0005``, attempt
+``wordcount-7k2p-s0-m0005-a2``. Inside one run's keys the run's own part is left out: ``s0-m0005-a2``.
+Records are msgspec structs, so that what comes back from Redis is checked when it is decoded, and is data only.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+#: Raised whenever a worker of another release could misread a run.
+PROTOCOL = 1
+
+#: Letters and digits that can't be mistaken for each other when read aloud.
+_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+class RunState(StrEnum):
+    """A run's life: running, then one of the three others, for good."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Kind(StrEnum):
+    """Which half of a step a task belongs to."""
+
+    MAP = "m"
+    REDUCE = "r"
+
+
+def new_run_id(job_name: str) -> str:
+    """Return a new run's id: the job's name as given, with what an RQ id can't hold as "-", and four to tell runs apart."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", job_name).strip("-") or "job"
+    return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
+
+
+class Phase(Struct, frozen=True):
+    """The map or the reduce half of a step, and how many tasks it has.
+
+    A run is a list of phases. Only the first is a map phase: the mapper of a later step runs inside the reduce
+    tasks of the step before it, so each phase but the first reads what the one before it has shuffled.
+    """
+
+    step: int
+    kind: Kind
+    tasks: int
+
+    @property
+    def name(self) -> str:
+        """The phase in keys and ids: ``s0-m``."""
+        return f"s{self.step}-{self.kind}"
+
+
+class TaskId(Struct, frozen=True, order=True):
+    """One task of a run."""
+
+    step: int
+    kind: Kind
+    index: int
+
+    def __str__(self) -> str:
+        return f"s{self.step}-{self.kind}{self.index:04d}"
+
+    @classmethod
+    def parse(cls, text: str) -> TaskId:
+        """Read what `str` wrote; ValueError if it didn't."""
+        match = re.fullmatch(r"s(\d+)-([mr])(\d{4,})", text)
+        if not match:
+            raise ValueError(f"{text!r} is no task id")
+        return cls(int(match[1]), Kind(match[2]), int(match[3]))
+
+
+class AttemptId(Struct, frozen=True, order=True):
+    """One try of a task, numbered from 1 by the claim."""
+
+    task: TaskId
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.task}-a{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> AttemptId:
+        """Read what `str` wrote; ValueError if it didn't."""
+        task, _, number = text.rpartition("-a")
+        return cls(TaskId.parse(task), int(number))
+
+
+class Piece(Struct, frozen=True):
+    """A range of one input file: its lines that begin in [start, stop); `stop` is None for a file read whole."""
+
+    name: str  # the input's name as the mapper sees it
+    path: bytes  # absolute, as the file system spells it
+    start: int
+    stop: int | None
+    size: int  # bytes on disk that this piece stands for
+
+
+class Split(Struct, frozen=True):
+    """What one map task reads: one range of a big file, or several small files."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(piece.size for piece in self.pieces)
+
+
+class Settings(Struct, frozen=True):
+    """How the tasks of a run read and write; travels with the run."""
+
+    encoding: str = "utf-8"
+    decode_errors: str = "replace"
+    format: str = "tsv"
+    map_memory: int = 64 << 20  # bytes a map task may hold before it spills
+
+
+class Spec(Struct, frozen=True):
+    """Everything a worker needs to know of a run but its splits and its code. Never changes."""
+
+    run: str
+    job: str  # the job's name as given
+    code: str  # content hash of the package
+    job_class: str  # in the package's entry module
+    params: dict[str, Any]
+    phases: tuple[Phase, ...]
+    stage: str  # absolute path of the directory that the last phase's attempts write to
+    settings: Settings
+    lease_ms: int
+    keep_ms: int
+    max_failed: int
+    max_lost: int
+    queue: str
+    protocol: int = PROTOCOL
+
+    def tasks(self, phase_number: int) -> list[TaskId]:
+        """All tasks of a phase."""
+        phase = self.phases[phase_number]
+        return [TaskId(phase.step, phase.kind, index) for index in range(phase.tasks)]
+
+    def phase_of(self, task: TaskId) -> int:
+        """The number of the task's phase."""
+        return task.step + (task.kind == Kind.REDUCE)
+
+
+class Failure(Struct, frozen=True):
+    """Why a task or a run failed, in words for its user."""
+
+    message: str
+    task: str = ""
+    worker: str = ""
+    source: str = ""  # the input's name, and
+    offset: int = -1  # the byte offset in it, of the record that was being mapped
+    record: str = ""  # the record, shortened
+    traceback: str = ""  # the user's own frames
+    final: bool = False  # trying again can't help
+
+
+class Part(Struct, frozen=True):
+    """One part file as its attempt left it in the stage."""
+
+    file: str
+    size: int
+    crc: int
+
+
+class Outcome(Struct, frozen=True):
+    """What a finished attempt has to say at its commit."""
+
+    records: int  # read
+    size: int  # bytes read
+    written: int  # records
+    counters: dict[str, dict[str, int]]
+    partitions: bytes = b""  # bitmap: which reducers this task has a segment for
+    key_type: str = ""  # signature of the keys it shuffled, if it shuffled any
+    part: Part | None = None
+
+    def has_partition(self, index: int) -> bool:
+        """Whether the task has a segment for that reducer; absent is not lost."""
+        byte = index >> 3
+        return byte < len(self.partitions) and bool(self.partitions[byte] >> (index & 7) & 1)
+
+
+def bitmap(indexes: set[int]) -> bytes:
+    """Return the bitmap that `Outcome.has_partition` reads."""
+    return sum(1 << index for index in indexes).to_bytes(max(indexes, default=-1) // 8 + 1, "little")
+
+
+class Claim(Struct, frozen=True):
+    """A worker's right to run one attempt."""
+
+    attempt: AttemptId
+    started_ms: int  # server's time
+
+
+class Progress(Struct, frozen=True):
+    """How far an attempt is, as its heartbeat tells it."""
+
+    records: int = 0
+    size: int = 0  # bytes
+    fraction: float = 0.0
+
+
+class RunningAttempt(Struct, frozen=True):
+    """An attempt that holds a lease."""
+
+    id: AttemptId
+    worker: str
+    host: str
+    started_ms: int
+    deadline_ms: int
+    renewed_ms: int
+    progress: Progress
+
+
+class PhaseFacts(Struct, frozen=True):
+    """What is true of one phase now."""
+
+    phase: Phase
+    committed: int
+    pending: int
+    running: int
+    lost: int  # attempts, ever
+    failed: int  # attempts, ever
+    records: int  # read by the winners
+    size: int  # bytes read by the winners
+    started_ms: int  # 0 until it has begun
+
+
+class Event(Struct, frozen=True):
+    """One change of state, as the events stream tells it."""
+
+    at_ms: int
+    what: str
+    subject: str
+    note: str
+
+
+class Facts(Struct, frozen=True):
+    """What is true of a run now; all times are the server's, in milliseconds."""
+
+    now_ms: int
+    state: RunState
+    phase: int  # the number of the current phase; len(phases) when all are committed
+    started_ms: int
+    phases: tuple[PhaseFacts, ...]
+    running: tuple[RunningAttempt, ...]
+    tickets: dict[str, int]  # enqueued and not yet taken: when
+    backups: frozenset[TaskId]
+    median_ms: int  # of the current phase's committed attempts; 0 before the first
+    failure: Failure | None
+    workers: int = 0  # listening on the queue
+
+
+class Summary(Struct, frozen=True):
+    """A run that succeeded, in numbers."""
+
+    run: str
+    job: str
+    output: str
+    parts: tuple[str, ...]
+    seconds: float
+    map_tasks: int
+    reducers: int
+    records_read: int
+    bytes_read: int
+    records_written: int
+    counters: dict[str, dict[str, int]]

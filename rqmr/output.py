@@ -1,0 +1,285 @@
+"""Part files: how records are spelled, the stage where attempts write, and what makes an output directory complete.
+
+An attempt writes its part into the run's stage, ``OUT/.rqmr-RUN/``, under its own name. Collecting renames the
+winners' files to ``part-00000`` … and writes ``_SUCCESS`` last. Renames can be repeated: a source that is gone and a
+destination of the recorded size and checksum is done.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TextIO
+from zlib import crc32
+
+from rqmr.codec import shorten
+from rqmr.errors import CarryError, OutputError
+from rqmr.model import Part
+
+SUCCESS = "_SUCCESS"
+#: What the workers printed, if they printed anything.
+LOG = "_log"
+_STAGE = ".rqmr-"
+_BUFFER = 256 << 10  # characters
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def to_json(value: Any) -> str:
+    """Spell a value as compact JSON. What JSON has no word for is an object of one member whose name begins with $.
+
+    ``{"$bytes":"aGk="}`` (base64), ``{"$float":"nan"}`` (nan, inf, -inf), ``{"$decimal":"1.10"}``,
+    ``{"$date":"2026-11-21"}``, ``{"$datetime":…}``, ``{"$time":…}``, and ``{"$dict":[[key,value],…]}`` for a dict
+    with a key that isn't a str or begins with $. Tuples are arrays.
+
+    Raises:
+        CarryError: the value's type has no spelling.
+    """
+    return _json(_spelled(value))
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that `to_json` spelled."""
+    return json.loads(text, object_hook=_unspelled)
+
+
+def tsv_field(value: Any) -> str:
+    r"""Spell a key or value for TSV: a str as it is with \\, \t, \n and \r escaped, all else as JSON."""
+    if type(value) is str:
+        return value.translate(_ESCAPES) if _needs_escape(value) else value
+    return str(value) if type(value) is int else to_json(value)
+
+
+def spell(form: str) -> Callable[[Any, Any], str]:
+    """Return the function that spells a record as a line of that format, "tsv" or "jsonl"."""
+    if form == "jsonl":
+        return lambda key, value: f"[{to_json(key)},{to_json(value)}]\n"
+    return lambda key, value: f"{tsv_field(key)}\t{tsv_field(value)}\n"
+
+
+class PartWriter:
+    """Writes one attempt's part into the stage.
+
+    Raises:
+        FileNotFoundError: the stage is gone, so the run has ended. It is never created here.
+    """
+
+    def __init__(self, stage: Path, attempt: str, form: str) -> None:
+        self._file = (stage / attempt).open("wb")
+        self._name = attempt
+        self._spell = spell(form)
+        self._lines: list[str] = []
+        self._held = self._size = self._crc = 0
+        self.records = 0
+
+    def write(self, key: Any, value: Any) -> None:
+        """Add one record.
+
+        Raises:
+            CarryError: it has no spelling; names key and type.
+        """
+        try:
+            line = self._spell(key, value)
+        except CarryError as error:
+            raise CarryError(f"key {shorten(key)}: {error}") from None
+        self.records += 1
+        self._lines.append(line)
+        self._held += len(line)
+        if self._held > _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            data = "".join(self._lines).encode()
+        except UnicodeEncodeError as error:
+            raise CarryError(f"the output has a character that isn't text: {shorten(error.object[error.start : error.end])}") from None
+        self._file.write(data)
+        self._size += len(data)
+        self._crc = crc32(data, self._crc)
+        self._lines.clear()
+        self._held = 0
+
+    def close(self) -> Part:
+        """Finish the part."""
+        self._flush()
+        self._file.close()
+        return Part(self._name, self._size, self._crc)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+
+class Output:
+    """A run's output directory and its stage."""
+
+    def __init__(self, directory: Path, run: str) -> None:
+        self.directory = directory.absolute()
+        self.stage = self.directory / f"{_STAGE}{run}"
+        self._made: list[Path] = []
+        self._log: TextIO | None = None
+
+    def prepare(self, *, overwrite: bool) -> None:
+        """Create the stage.
+
+        Raises:
+            OutputError: the directory isn't empty, can't be made, or has something that isn't a run's output.
+        """
+        self._check(overwrite=overwrite)
+        try:
+            missing = [path for path in (self.directory, *self.directory.parents) if not path.exists()]
+            self.stage.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
+        self._made = missing
+
+    def _check(self, *, overwrite: bool) -> None:
+        if not self.directory.exists():
+            return
+        if not self.directory.is_dir():
+            raise OutputError(f"the output {self.directory} is a file; give -o a directory")
+        for path in sorted(self.directory.iterdir()):
+            if path.name == LOG or (overwrite and _is_output(path)):
+                continue
+            if overwrite:
+                raise OutputError(f"{self.directory} has {path.name}, which no run wrote: --overwrite won't touch it; give another -o")
+            raise OutputError(f"the output directory {self.directory} is not empty; give another -o, or --overwrite")
+
+    def collect(self, parts: Sequence[Part]) -> list[Path]:
+        """Move the winners' parts to their names, and write _SUCCESS last. Can be repeated.
+
+        Raises:
+            OutputError: a part is neither in the stage nor in its place.
+        """
+        for path in self._outdated(len(parts)):
+            path.unlink()
+        paths = [self.directory / f"part-{index:05d}" for index in range(len(parts))]
+        for part, path in zip(parts, paths, strict=True):
+            source = self.stage / part.file
+            if source.exists():
+                source.replace(path)
+            elif not _is_same(path, part):
+                raise OutputError(f"{source} is gone before it was collected; run the job again")
+        (self.directory / SUCCESS).touch()
+        shutil.rmtree(self.stage, ignore_errors=True)
+        return paths
+
+    def _outdated(self, parts: int) -> Iterator[Path]:
+        # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
+        yield from self.directory.glob(SUCCESS)
+        if self._log is None:
+            yield from self.directory.glob(LOG)
+        for path in self.directory.glob("part-*"):
+            if _is_output(path) and int(path.name.removeprefix("part-")) >= parts:
+                yield path
+
+    def log(self, line: str) -> None:
+        """Keep a line that a worker printed, in the directory's _log."""
+        if self._log is None:
+            self._log = (self.directory / LOG).open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self._log.write(f"{line}\n")
+
+    @property
+    def log_path(self) -> Path | None:
+        """The _log, if anything was printed."""
+        return self.directory / LOG if self._log else None
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
+
+    def discard(self) -> None:
+        """Remove the stage, and the directories that `prepare` made if nothing else is in them."""
+        shutil.rmtree(self.stage, ignore_errors=True)
+        for path in self._made:
+            try:
+                path.rmdir()
+            except OSError:
+                return
+
+
+def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
+    """Yield the records of part files; those of TSV as strings."""
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                text = line.removesuffix("\n")
+                if form == "jsonl":
+                    key, value = from_json(text)
+                    yield _tuples(key), value
+                else:
+                    key, _, value = text.partition("\t")
+                    yield _unescape(key), _unescape(value)
+
+
+def _is_output(path: Path) -> bool:
+    number = path.name.removeprefix("part-")
+    return path.name in (SUCCESS, LOG, "_skipped.jsonl") or (number != path.name and number.isdigit() and len(number) >= 5)
+
+
+def _is_same(path: Path, part: Part) -> bool:
+    return path.is_file() and path.stat().st_size == part.size and crc32(path.read_bytes()) == part.crc
+
+
+def _needs_escape(text: str) -> bool:
+    return "\t" in text or "\n" in text or "\\" in text or "\r" in text
+
+
+def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    plain = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+    pieces = iter(text)
+    return "".join(plain.get(following := next(pieces, ""), following) if piece == "\\" else piece for piece in pieces)
+
+
+def _tuples(key: Any) -> Any:
+    return tuple(_tuples(element) for element in key) if isinstance(key, list) else key
+
+
+def _spelled(value: Any) -> Any:
+    kind = type(value)
+    if value is None or kind in (str, int, bool):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if kind in (list, tuple):
+        return [_spelled(element) for element in value]
+    if kind is dict:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: _spelled(element) for key, element in value.items()}
+        return {"$dict": [[_spelled(key), _spelled(element)] for key, element in value.items()]}
+    if kind is bytes:
+        return {"$bytes": base64.b64encode(value).decode()}
+    if kind is Decimal:
+        return {"$decimal": str(value)}
+    if kind in (datetime.datetime, datetime.date, datetime.time):
+        return {f"${kind.__name__}": value.isoformat()}
+    raise CarryError(f"the output has no spelling for a value of type {kind.__module__}.{kind.__qualname__} ({shorten(value)})")
+
+
+_UNSPELL: dict[str, Callable[[Any], Any]] = {
+    "$bytes": base64.b64decode,
+    "$float": float,
+    "$decimal": Decimal,
+    "$date": datetime.date.fromisoformat,
+    "$datetime": datetime.datetime.fromisoformat,
+    "$time": datetime.time.fromisoformat,
+    "$dict": lambda pairs: {_tuples(key): value for key, value in pairs},
+}
+
+
+def _unspelled(value: dict[str, Any]) -> Any:
+    if len(value) == 1:
+        ((name, spelled),) = value.items()
+        if name in _UNSPELL:
+            return _UNSPELL[name](spelled)
+    return value

@@ -1,0 +1,170 @@
+"""Turn a job, its inputs and a config into a run that can be executed: spec, splits, package."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rqmr.config import Config
+from rqmr.errors import JobError, ParameterError
+from rqmr.inputs import Source, check_encoding, choose_reducers, choose_split_bytes, cut
+from rqmr.job import Job, Step, steps_of
+from rqmr.loader import Package, find, load, pack_file
+from rqmr.model import Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
+
+
+@dataclass(frozen=True)
+class Program:
+    """A job that was found, loaded and given its parameters."""
+
+    name: str  # as the user gave it
+    job: Job
+    parameters: dict[str, Any]
+    package: Package
+
+    @property
+    def short_name(self) -> str:
+        """The name without directories and ending: ``jobs/wordcount.py`` is ``wordcount``."""
+        stem = self.name.partition(":")[0].removesuffix(".py")
+        return Path(stem).name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that hasn't begun."""
+
+    spec: Spec
+    splits: list[Split]
+    program: Program
+    input_bytes: int
+    input_files: int
+    workers: int
+
+    def __str__(self) -> str:
+        maps = len(self.splits)
+        each = _size(self.input_bytes / maps)
+        reduces = " + ".join(_count(phase.tasks, "reduce task") for phase in self.spec.phases[1:]) or "no reduce task"
+        workers = _count(self.workers, "worker")
+        files = _count(self.input_files, "file")
+        return f"{_count(maps, 'map task')} of {each}, {reduces} ({_size(self.input_bytes)} in {files}, {workers})"
+
+
+def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
+    """Find and load a job, and give it its parameters.
+
+    Raises:
+        JobError: it can't be found, imported or run.
+        ParameterError: a parameter is unknown, missing or ill-typed.
+    """
+    if isinstance(job, str):
+        package, class_name = find(job)
+        loaded, name = load(package, class_name), job
+    else:
+        package, loaded, name = _package_of(job), job, job.__module__.rpartition(".")[2]
+        name = Path(package.modules[package.entry].path).stem if name == "__main__" else name
+    instance = loaded(**parameters)
+    steps_of(instance)
+    try:
+        plain = msgspec.to_builtins(dict(parameters))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"a parameter of {loaded.__name__} can't travel to the workers: {error}") from None
+    return Program(name, instance, plain, package)
+
+
+def plan(
+    program: Program, sources: Sequence[Source], config: Config, *, workers: int, stage_in: Path, run: str | None = None
+) -> Plan:
+    """Cut the inputs and lay out the phases.
+
+    `workers` is how many the plan is made for; `stage_in` is the output directory. The same arguments give the same
+    plan, and the same plan gives the same output, wherever it runs.
+
+    Raises:
+        InputError: the encoding can't be read by lines.
+    """
+    settings = Settings(config.encoding, config.decode_errors, config.format, config.map_memory)
+    check_encoding(settings)
+    total = sum(source.size for source in sources)
+    splits = cut(sources, config.split_bytes or choose_split_bytes(total, workers), program.job.reader.splittable)
+    reducers = config.reducers or choose_reducers(total, workers)
+    run = run or new_run_id(program.short_name)
+    spec = Spec(
+        run=run,
+        job=program.name,
+        code=program.package.content_hash,
+        job_class=type(program.job).__name__,
+        params=program.parameters,
+        phases=_phases(steps_of(program.job), len(splits), reducers),
+        stage=str(stage_in.absolute() / f".rqmr-{run}"),
+        settings=settings,
+        lease_ms=int(config.lease_seconds * 1000),
+        keep_ms=int(config.keep_seconds * 1000),
+        max_failed=config.max_failed,
+        max_lost=config.max_lost,
+        queue=config.queue,
+    )
+    return Plan(spec, splits, program, total, len(sources), workers)
+
+
+def default_workers() -> int:
+    """Return how many local workers to start when none were asked for: one for each core that we may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _phases(steps: Sequence[Step], maps: int, reducers: int) -> tuple[Phase, ...]:
+    reduce_phases = [Phase(number, Kind.REDUCE, reducers) for number, step in enumerate(steps) if step.reducer is not None]
+    return (Phase(0, Kind.MAP, maps), *reduce_phases)
+
+
+def _package_of(job: type[Job]) -> Package:
+    try:
+        path = Path(inspect.getfile(job))
+    except (OSError, TypeError):
+        raise JobError(f"{job.__name__} is in no file, so it can't travel to workers; write it into one, or use inline=True") from None
+    return pack_file(path)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def summarize(plan: Plan, outcomes: Sequence[Sequence[Outcome]], paths: Sequence[Path], seconds: float) -> Summary:
+    """Tell a run that succeeded in numbers. `outcomes` are the winners' of each phase, in the order of the tasks."""
+    counters: dict[str, dict[str, int]] = {}
+    for outcome in (outcome for phase in outcomes for outcome in phase):
+        for group, members in outcome.counters.items():
+            totals = counters.setdefault(group, {})
+            for name, amount in members.items():
+                totals[name] = totals.get(name, 0) + amount
+    return Summary(
+        run=plan.spec.run,
+        job=plan.spec.job,
+        output=str(paths[0].parent),
+        parts=tuple(path.name for path in paths),
+        seconds=round(seconds, 3),
+        map_tasks=len(plan.splits),
+        reducers=plan.spec.phases[-1].tasks if len(plan.spec.phases) > 1 else 0,
+        records_read=sum(outcome.records for outcome in outcomes[0]),
+        bytes_read=sum(outcome.size for outcome in outcomes[0]),
+        records_written=sum(outcome.written for outcome in outcomes[-1]),
+        counters={group: dict(sorted(members.items())) for group, members in sorted(counters.items())},
+    )
+
+
+def parts_of(outcomes: Sequence[Outcome]) -> list[Part]:
+    """Return the parts that the last phase's winners left in the stage."""
+    return [outcome.part for outcome in outcomes if outcome.part is not None]

@@ -1,0 +1,140 @@
+"""Decide what should happen next. No Redis, no RQ, no clock: facts in, instructions out, so every policy is tested
+with plain values.
+
+An instruction is only advice: the script that carries it out looks again, so it does no harm when the facts are old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from rqmr.model import AttemptId, Facts, RunningAttempt, RunState
+
+
+class Policy(Struct, frozen=True):
+    """The numbers that decisions depend on."""
+
+    #: Tickets enqueued for each listening worker, and beyond. A work-horse goes on claiming for some seconds, so few
+    #: are enough; those beyond are for a worker that joins late. (A fork costs 26 ms, a claim 0.1 ms.)
+    tickets_per_worker: int = 2
+    tickets_beyond: int = 4
+    #: A ticket that was not taken in this time is looked for in its queue: RQ can lose a popped one for ever.
+    ticket_ms: int = 5_000
+    #: An attempt is a straggler when it has taken, or by its progress will take, this many times the median of those
+    #: committed. Tasks that vary two- or threefold are none.
+    straggler_factor: float = 4.0
+    #: Below this age nothing is told from the time that a task takes.
+    straggler_ms: int = 2_000
+    #: Progress below this tells nothing about the whole.
+    telling_fraction: float = 0.05
+    #: Backups that may run at a time: this share of the phase's tasks, but at least one.
+    backup_share: float = 0.1
+
+
+class Expire(Struct, frozen=True):
+    """The attempt's lease has run out."""
+
+    attempt: AttemptId
+
+
+class Advance(Struct, frozen=True):
+    """All tasks of the phase are committed."""
+
+    phase: int
+
+
+class Enqueue(Struct, frozen=True):
+    """More tickets are needed."""
+
+    count: int
+
+
+class LookFor(Struct, frozen=True):
+    """These tickets have waited for long: are they still in the queue?"""
+
+    tickets: tuple[str, ...]
+
+
+class BackUp(Struct, frozen=True):
+    """The attempt is a straggler."""
+
+    attempt: AttemptId
+    worker: str
+
+
+Instruction = Expire | Advance | Enqueue | LookFor | BackUp
+
+
+def decide(facts: Facts, policy: Policy = Policy()) -> list[Instruction]:  # noqa: B008: it is frozen
+    """Return what should be done now."""
+    if facts.state != RunState.RUNNING or facts.phase >= len(facts.phases):
+        return []
+    current = facts.phases[facts.phase]
+    if current.committed >= current.phase.tasks:
+        return [Advance(facts.phase)]
+    return [*_expired(facts), *_window(facts, policy), *_stragglers(facts, policy)]
+
+
+def is_complete(facts: Facts) -> bool:
+    """Whether every task of the run is committed."""
+    return facts.phase >= len(facts.phases)
+
+
+def _expired(facts: Facts) -> Iterator[Instruction]:
+    for attempt in facts.running:
+        if attempt.deadline_ms <= facts.now_ms:
+            yield Expire(attempt.id)
+
+
+def _window(facts: Facts, policy: Policy) -> Iterator[Instruction]:
+    waiting = sum(phase.pending for phase in facts.phases[: facts.phase + 1])
+    window = min(waiting, policy.tickets_per_worker * facts.workers + policy.tickets_beyond)
+    if window > len(facts.tickets):
+        yield Enqueue(window - len(facts.tickets))
+    overdue = tuple(ticket for ticket, at in facts.tickets.items() if facts.now_ms - at > policy.ticket_ms)
+    if waiting and overdue:
+        yield LookFor(overdue)
+
+
+def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
+    """Yield a backup for each straggler that may have one, the slowest first.
+
+    When tasks are pending there is better work for an idle worker. With none committed there is no median, so
+    nothing is a straggler. (The paper, section 3.6; what slow means is Zaharia's LATE: by the estimated end.)
+    """
+    current = facts.phases[facts.phase]
+    if current.pending or not facts.median_ms:
+        return
+    of_phase = [each for each in facts.running if each.id.task in _TasksOf(facts)]
+    running_backups = sum(each.id.task in facts.backups for each in of_phase if each.id.number > 1)
+    free = max(1, int(current.phase.tasks * policy.backup_share)) - running_backups
+    slow = [each for each in of_phase if each.id.task not in facts.backups and _is_straggler(each, facts, policy)]
+    slow.sort(key=lambda each: -_expected_ms(each, facts, policy))
+    for each in slow[: max(0, free)]:
+        yield BackUp(each.id, each.worker)
+
+
+def _is_straggler(attempt: RunningAttempt, facts: Facts, policy: Policy) -> bool:
+    age = facts.now_ms - attempt.started_ms
+    if age < max(policy.straggler_ms, facts.median_ms):
+        return False
+    return _expected_ms(attempt, facts, policy) > policy.straggler_factor * facts.median_ms
+
+
+def _expected_ms(attempt: RunningAttempt, facts: Facts, policy: Policy) -> float:
+    """How long the attempt will have taken: by its progress, if that tells anything, else what it has taken."""
+    age = facts.now_ms - attempt.started_ms
+    fraction = attempt.progress.fraction
+    return age / fraction if fraction >= policy.telling_fraction else age
+
+
+class _TasksOf:
+    """The tasks of the current phase, for `in`."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._phase = facts.phases[facts.phase].phase
+
+    def __contains__(self, task: object) -> bool:
+        return (getattr(task, "step", None), getattr(task, "kind", None)) == (self._phase.step, self._phase.kind)

@@ -1,0 +1,138 @@
+"""Typed calls of the Lua scripts: one method a script, words in and out as the script's own header gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from rqmr.connection import Client
+from rqmr.keys import PHASE_STRIDE, RunKeys, place, segment_field
+from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
+
+NAMES = (
+    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen", "write",
+)  # fmt: skip
+
+
+def source(name: str) -> str:
+    """Return a script's text."""
+    return resources.files("rqmr").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Scripts:
+    """The scripts of one run on one server."""
+
+    def __init__(self, client: Client, keys: RunKeys) -> None:
+        self._keys = keys
+        self._scripts = {name: client.register_script(source(name)) for name in NAMES}
+
+    def _call(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
+        return _text(self._scripts[name](keys=keys, args=arguments))
+
+    def claim(
+        self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str, lease_ms: int
+    ) -> Claim | str:
+        """Return a claim, or "NOTHING", or "ENDED"."""
+        k = self._keys
+        reply = self._call(
+            "claim",
+            [k.run, k.pending, k.leases, k.attempts, k.tries, k.claims, k.tickets, k.backups, k.events],
+            token, sequence, ticket.rpartition("-t")[2], named, worker, host, lease_ms, k.lease_prefix, PHASE_STRIDE,
+        )  # fmt: skip
+        return Claim(AttemptId.parse(reply[1]), int(reply[2])) if reply[0] == "CLAIMED" else str(reply[0])
+
+    def issue(self, count: int) -> list[Any]:
+        """Return ["ISSUED", last number, pending task, …] or ["ENDED"]."""
+        k = self._keys
+        return list(self._call("issue", [k.run, k.tickets, k.pending], count))
+
+    def renew(self, claim: Claim, *, worker: str, host: str, lease_ms: int, progress: Progress) -> str:
+        """Return "RENEWED", "STALE" or "ENDED"."""
+        k, attempt = self._keys, claim.attempt
+        keys = [k.run, k.winners(attempt.task), k.pending, k.leases, k.lease(attempt), k.attempts, k.tries, k.events]
+        return str(
+            self._call(
+                "renew", keys, str(attempt), str(attempt.task), lease_ms, worker, host, claim.started_ms,
+                progress.records, progress.size, f"{progress.fraction:.4f}",
+            )
+        )  # fmt: skip
+
+    def write(self, shuffle: str, fields: dict[str, bytes]) -> str:
+        """Return "WRITTEN" or "ENDED"."""
+        pairs = [part for field in fields.items() for part in field]
+        return str(self._call("write", [self._keys.run, shuffle], *pairs))
+
+    def commit(self, claim: Claim, outcome: Outcome, encoded: bytes, partitions: Sequence[int], step: int) -> list[Any]:
+        """Return the script's reply; the `partitions` are those of `step` that the attempt has a segment for."""
+        k, attempt, task = self._keys, claim.attempt, claim.attempt.task
+        return list(
+            self._call(
+                "commit",
+                [*self._of_task(attempt), k.totals(task), k.durations(task), k.events]
+                + [k.shuffle(step, partition) for partition in partitions],
+                str(attempt), str(task), encoded, claim.started_ms, outcome.records, outcome.size,
+                segment_field(task.index, attempt.number, 0), f"keys:s{step}", outcome.key_type,
+            )
+        )  # fmt: skip
+
+    def fail(self, attempt: AttemptId, *, phase: int, max_failed: int, failure: bytes, message: str) -> str:
+        """Return "FAILED", "RUN FAILED", "STALE" or "ENDED"."""
+        task = attempt.task
+        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events]
+        line = place(phase, task.index)
+        return str(self._call("fail", keys, str(attempt), str(task), line, max_failed, failure, message))
+
+    def expire(self, attempt: AttemptId, *, phase: int, max_lost: int, failure: bytes) -> str:
+        """Return "LOST", "RUN FAILED", "ALIVE" or "ENDED"."""
+        task = attempt.task
+        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events]
+        line = place(phase, task.index, urgent=True)
+        return str(self._call("expire", keys, str(attempt), str(task), line, max_lost, failure))
+
+    def release(self, attempt: AttemptId, *, phase: int) -> str:
+        """Return "RELEASED", "STALE" or "ENDED"."""
+        line = place(phase, attempt.task.index)
+        return str(self._call("release", self._of_task(attempt), str(attempt), str(attempt.task), line))
+
+    def reopen(self, attempt: AttemptId, outcome: Outcome, *, phase: int, max_lost: int, failure: bytes) -> str:
+        """Return "REOPENED", "RUN FAILED" or "ALREADY"."""
+        k, task = self._keys, attempt.task
+        keys = [k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events]
+        line = place(phase, task.index, urgent=True)
+        return str(
+            self._call(
+                "reopen", keys, str(attempt), str(task), line, phase, outcome.records, outcome.size, max_lost, failure
+            )
+        )
+
+    def advance(self, number: int, phase: Phase, following: Phase | None) -> str:
+        """Return "ADVANCED", "NOT YET" or "ALREADY"."""
+        k = self._keys
+        name, tasks = (following.name, following.tasks) if following else ("", 0)
+        keys = [k.run, k.winners(phase), k.pending, k.events]
+        return str(self._call("advance", keys, number, phase.tasks, name, tasks, place(number + 1, 0)))
+
+    def back_up(self, attempt: AttemptId, *, phase: int, worker: str) -> str:
+        """Return "BACKED UP" or "ALREADY"."""
+        k, task = self._keys, attempt.task
+        keys = [k.run, k.winners(task), k.pending, k.leases, k.backups, k.events]
+        return str(self._call("back_up", keys, str(attempt), str(task), worker, place(phase, task.index)))
+
+    def drive(self, driver: str, *, lease_ms: int) -> list[Any]:
+        """Return ["DRIVING", epoch], ["HELD", by whom] or ["ENDED"]."""
+        return list(self._call("drive", [self._keys.run, self._keys.driver], driver, lease_ms))
+
+    def finish(self, state: str, failure: bytes = b"") -> str:
+        """Return the run's state, or "gone"."""
+        return str(self._call("finish", [self._keys.run, self._keys.events], state, failure))
+
+    def _of_task(self, attempt: AttemptId) -> list[str]:
+        k, task = self._keys, attempt.task
+        return [k.run, k.winners(task), k.pending, k.leases, k.lease(attempt), k.attempts, k.tries]
+
+
+def _text(reply: Any) -> Any:
+    if isinstance(reply, bytes):
+        return reply.decode()
+    return [_text(part) for part in reply] if isinstance(reply, list) else reply

@@ -1,0 +1,350 @@
+"""A run's state in Redis: the only reader and writer of it.
+
+Whatever is written can be written again: redis-py repeats a command whose reply was lost.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import msgspec
+
+from rqmr import keys
+from rqmr.connection import Client
+from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError
+from rqmr.keys import RunKeys
+from rqmr.model import (
+    PROTOCOL,
+    AttemptId,
+    Claim,
+    Event,
+    Facts,
+    Failure,
+    Outcome,
+    Phase,
+    PhaseFacts,
+    Progress,
+    RunningAttempt,
+    RunState,
+    Spec,
+    Split,
+    TaskId,
+)
+from rqmr.scripts import Scripts
+
+_pack = msgspec.msgpack.encode
+_BATCH = 1000  # fields or members in one command
+
+
+class State:
+    """One run's state."""
+
+    def __init__(self, client: Client, run: str) -> None:
+        self.client = client
+        self.run = run
+        self.keys = RunKeys(run)
+        self.scripts = Scripts(client, self.keys)
+        self._spec: Spec | None = None
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    def create(self, spec: Spec, splits: Sequence[Split], package: bytes) -> None:
+        """Write a new run. The run's own hash comes last: while it is missing there is no run."""
+        k = self.keys
+        seconds, micros = self.client.time()
+        pipe = self.client.pipeline(transaction=False)
+        pipe.set(keys.code(spec.code), package, px=spec.keep_ms)
+        for start in range(0, len(splits), _BATCH):
+            numbers = range(start, min(start + _BATCH, len(splits)))
+            pipe.hset(k.splits, mapping={number: _pack(splits[number]) for number in numbers})
+            pipe.zadd(k.pending, {str(task): keys.place(0, task.index) for task in spec.tasks(0)[numbers.start : numbers.stop]})
+        pipe.pexpire(k.splits, spec.keep_ms)
+        pipe.pexpire(k.pending, spec.keep_ms)
+        now = seconds * 1000 + micros // 1000
+        fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "keep_ms": spec.keep_ms, "started:0": now, "epoch": 0}
+        pipe.hset(k.run, mapping={**fields, "spec": _pack(spec)})
+        pipe.pexpire(k.run, spec.keep_ms)
+        pipe.execute()
+        self.adopt(spec)
+
+    def adopt(self, spec: Spec) -> None:
+        """Take the spec from one who has it already."""
+        self._spec = spec
+
+    @property
+    def spec(self) -> Spec:
+        """What the run was created with.
+
+        Raises:
+            AttemptEnded: there is no such run (any more).
+            RqmrError: another release of rqmr created it.
+        """
+        if self._spec is None:
+            data = self.client.hget(self.keys.run, "spec")
+            if data is None:
+                raise AttemptEnded(f"there is no run {self.run} (any more)")
+            protocol = msgspec.msgpack.decode(data).get("protocol")
+            if protocol != PROTOCOL:
+                raise RqmrError(
+                    f"run {self.run} speaks protocol {protocol}, this worker {PROTOCOL}: "
+                    f"install the same rqmr on driver and workers, and restart the workers"
+                )
+            self._spec = msgspec.msgpack.decode(data, type=Spec)
+        return self._spec
+
+    def package(self) -> bytes:
+        """Return the job's package.
+
+        Raises:
+            RqmrError: it is gone.
+        """
+        data = self.client.get(keys.code(self.spec.code))
+        if data is None:
+            raise RqmrError(f"the code of run {self.run} is gone from Redis; run the job again")
+        return bytes(data)
+
+    def split(self, index: int) -> Split:
+        """Return what a map task reads."""
+        data = self.client.hget(self.keys.splits, index)
+        if data is None:
+            raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
+        return msgspec.msgpack.decode(data, type=Split)
+
+    def finish(self, state: RunState, failure: Failure | None = None) -> RunState | None:
+        """Give the run its last state; return the one it has, None if the run is gone."""
+        reply = self.scripts.finish(state, _pack(failure) if failure else b"")
+        return None if reply == "gone" else RunState(reply)
+
+    def touch(self) -> None:
+        """Let every key of the run live for another `keep`."""
+        pipe = self.client.pipeline(transaction=False)
+        for name in [*self.keys.all(self.spec.phases), keys.code(self.spec.code)]:
+            if name != self.keys.driver:
+                pipe.pexpire(name, self.spec.keep_ms)
+        pipe.execute()
+
+    def unlink(self) -> None:
+        """Remove every key of the run. The run's own hash goes first, so that nobody writes any more."""
+        k = self.keys
+        leases = [k.lease_prefix + attempt.decode() for attempt in self.client.zrange(k.leases, 0, -1)]
+        names = [k.run, *leases, *k.all(self.spec.phases)]
+        for start in range(0, len(names), _BATCH):
+            self.client.unlink(*names[start : start + _BATCH])
+
+    def drive(self, driver: str, *, lease_ms: int) -> int | None:
+        """Take or renew the driver's lease; return its epoch, None if another one holds it."""
+        reply = self.scripts.drive(driver, lease_ms=lease_ms)
+        return int(reply[1]) if reply[0] == "DRIVING" else None
+
+    # --- attempts ---------------------------------------------------------------------------------------------
+
+    def claim(self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str) -> Claim | None:
+        """Take the next task, None if there is nothing to take now.
+
+        Raises:
+            AttemptEnded: the run has ended.
+        """
+        reply = self.scripts.claim(
+            token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host, lease_ms=self.spec.lease_ms
+        )  # fmt: skip
+        if reply == "ENDED":
+            raise AttemptEnded(f"run {self.run} has ended")
+        return reply if isinstance(reply, Claim) else None
+
+    def renew(self, claim: Claim, *, worker: str, host: str, progress: Progress) -> bool:
+        """Renew an attempt's lease; whether its work is still wanted."""
+        reply = self.scripts.renew(claim, worker=worker, host=host, lease_ms=self.spec.lease_ms, progress=progress)
+        return reply == "RENEWED"
+
+    def commit(self, claim: Claim, outcome: Outcome) -> bool:
+        """Make an attempt the winner of its task; return whether its phase is complete with it.
+
+        Raises:
+            AttemptEnded: another attempt won, or the run has ended.
+            MixedKeysError: the keys of other tasks have another type.
+            RqmrError: segments that were written are gone.
+        """
+        phase = self.spec.phase_of(claim.attempt.task)
+        partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
+        reply = self.scripts.commit(claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase))
+        if reply[0] == "MIXED":
+            raise MixedKeysError(
+                f"keys of one step must have one type: those of {claim.attempt.task} are {outcome.key_type}, others {reply[1]}"
+            )
+        if reply[0] == "MISSING":
+            raise RqmrError(f"{claim.attempt}: a segment that was written is gone from Redis")
+        if reply[0] != "COMMITTED":
+            raise AttemptEnded(f"{claim.attempt} is {reply[0].lower()}")
+        return int(reply[1]) >= self.spec.phases[phase].tasks
+
+    def fail(self, attempt: AttemptId, failure: Failure) -> str:
+        """Charge a failure to a task; return the script's word."""
+        spec = self.spec
+        return self.scripts.fail(
+            attempt,
+            phase=spec.phase_of(attempt.task),
+            max_failed=1 if failure.final else spec.max_failed,
+            failure=_pack(failure),
+            message=failure.message[:200],
+        )
+
+    def expire(self, attempt: AttemptId) -> str:
+        """Call an attempt lost if its lease has run out; return the script's word."""
+        message = (
+            f"task {attempt.task} was lost {self.spec.max_lost} times: each time its worker died or was silent for "
+            f"{self.spec.lease_ms / 1000:g} s; does it run out of memory, or end its process?"
+        )
+        failure = Failure(message, task=str(attempt.task))
+        phase = self.spec.phase_of(attempt.task)
+        return self.scripts.expire(attempt, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure))
+
+    def release(self, attempt: AttemptId) -> str:
+        """Let go of an attempt's task, uncharged; return the script's word."""
+        return self.scripts.release(attempt, phase=self.spec.phase_of(attempt.task))
+
+    def reopen(self, attempt: AttemptId, outcome: Outcome) -> str:
+        """Let a winner's task run again since its segment is lost; return the script's word."""
+        message = f"the segments of task {attempt.task} were lost {self.spec.max_lost} times; does Redis evict keys?"
+        phase = self.spec.phase_of(attempt.task)
+        failure = Failure(message, task=str(attempt.task))
+        return self.scripts.reopen(attempt, outcome, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure))
+
+    def advance(self, number: int) -> str:
+        """Pass the barrier behind a phase if it is complete; return the script's word."""
+        phases = self.spec.phases
+        following = phases[number + 1] if number + 1 < len(phases) else None
+        return self.scripts.advance(number, phases[number], following)
+
+    def back_up(self, attempt: AttemptId, worker: str) -> str:
+        """Let another worker try the attempt's task too; return the script's word."""
+        return self.scripts.back_up(attempt, phase=self.spec.phase_of(attempt.task), worker=worker)
+
+    def _shuffle_step(self, phase: int) -> int:
+        """The step whose reducers read what the phase writes."""
+        phases = self.spec.phases
+        return phases[phase + 1].step if phase + 1 < len(phases) else 0
+
+    # --- winners ----------------------------------------------------------------------------------------------
+
+    def winners(self, phase: Phase) -> dict[TaskId, tuple[AttemptId, Outcome]]:
+        """Return the winner of each committed task of a phase, in the order of the tasks."""
+        entries = self.client.hgetall(self.keys.winners(phase))
+        return dict(sorted((TaskId.parse(task.decode()), _winner(entry)) for task, entry in entries.items()))
+
+    # --- tickets ----------------------------------------------------------------------------------------------
+
+    def new_tickets(self, count: int) -> list[tuple[str, str]]:
+        """Register new tickets; return each with the pending task that it names ("" for none)."""
+        word, *told = self.scripts.issue(count)
+        if word == "ENDED":
+            return []
+        last, *tasks = told
+        numbers = range(last - count + 1, last + 1)
+        return list(zip_longest((self._ticket(number) for number in numbers), tasks[:count], fillvalue=""))
+
+    def tickets(self) -> list[str]:
+        """Return the tickets that are enqueued and not yet taken."""
+        return [self._ticket(number.decode()) for number in self.client.zrange(self.keys.tickets, 0, -1)]
+
+    def forget_tickets(self, tickets: Iterable[str]) -> None:
+        """Strike tickets off: taken, or lost by RQ."""
+        if numbers := [ticket.rpartition("-t")[2] for ticket in tickets]:
+            self.client.zrem(self.keys.tickets, *numbers)
+
+    def _ticket(self, number: int | str) -> str:
+        return f"{self.run}-t{number}"
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    def facts(self, *, workers: int = 0) -> Facts | None:
+        """Return what is true of the run now; None if it is gone."""
+        k, phases = self.keys, self.spec.phases
+        pipe = self.client.pipeline(transaction=True)
+        pipe.time()
+        pipe.hmget(k.run, "state", "phase", "failure", *(f"started:{number}" for number in range(len(phases))))
+        pipe.zrange(k.leases, 0, -1, withscores=True)
+        pipe.zrange(k.tickets, 0, -1, withscores=True)
+        pipe.hkeys(k.backups)
+        for number, phase in enumerate(phases):
+            low, high = keys.places_of(number)
+            pipe.hlen(k.winners(phase))
+            pipe.zcount(k.pending, low, high - 1)
+            pipe.hgetall(k.totals(phase))
+            pipe.lrange(k.durations(phase), 0, -1)
+        time, (state, current, failure, *started), leases, tickets, backups, *rest = pipe.execute()
+        if state is None:
+            return None
+        running = self._running([(AttemptId.parse(attempt.decode()), int(deadline)) for attempt, deadline in leases])
+        told = [(phase, at, rest[4 * n : 4 * n + 4]) for n, (phase, at) in enumerate(zip(phases, started, strict=True))]
+        durations = told[min(int(current), len(phases) - 1)][2][3]
+        return Facts(
+            now_ms=_ms(time),
+            state=RunState(state.decode()),
+            phase=int(current),
+            started_ms=int(started[0] or 0),
+            phases=tuple(_phase_facts(*each, running) for each in told),
+            running=tuple(running),
+            tickets={self._ticket(ticket.decode()): int(at) for ticket, at in tickets},
+            backups=frozenset(TaskId.parse(task.decode()) for task in backups),
+            median_ms=int(statistics.median(map(int, durations))) if durations else 0,
+            failure=msgspec.msgpack.decode(failure, type=Failure) if failure else None,
+            workers=workers,
+        )
+
+    def _running(self, leases: Sequence[tuple[AttemptId, int]]) -> list[RunningAttempt]:
+        pipe = self.client.pipeline(transaction=False)
+        for attempt, _ in leases:
+            pipe.hgetall(self.keys.lease(attempt))
+        return [_running(attempt, deadline, told) for (attempt, deadline), told in zip(leases, pipe.execute(), strict=True)]
+
+    def events(self, since: str = "0") -> tuple[str, list[Event]]:
+        """Return the events after a position in the stream, and the position behind them."""
+        entries = self.client.xrange(self.keys.events, min=f"({since}" if since != "0" else "-", count=_BATCH)
+        events = [
+            Event(int(at.partition(b"-")[0]), *(fields[name].decode() for name in (b"what", b"subject", b"note")))
+            for at, fields in entries
+        ]
+        return (entries[-1][0].decode() if entries else since), events
+
+
+def _ms(time: tuple[int, int]) -> int:
+    return time[0] * 1000 + time[1] // 1000
+
+
+def _winner(entry: bytes) -> tuple[AttemptId, Outcome]:
+    attempt, _, outcome = entry.partition(b"\n")
+    return AttemptId.parse(attempt.decode()), msgspec.msgpack.decode(outcome, type=Outcome)
+
+
+def _running(attempt: AttemptId, deadline: int, told: dict[bytes, bytes]) -> RunningAttempt:
+    def number(name: bytes) -> int:
+        return int(told.get(name, b"0"))
+
+    return RunningAttempt(
+        id=attempt,
+        worker=told.get(b"worker", b"").decode(),
+        host=told.get(b"host", b"").decode(),
+        started_ms=number(b"started"),
+        deadline_ms=deadline,
+        renewed_ms=number(b"renewed"),
+        progress=Progress(number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0"))),
+    )
+
+
+def _phase_facts(phase: Phase, started: bytes | None, told: Any, running: Sequence[RunningAttempt]) -> PhaseFacts:
+    committed, pending, totals, _ = told
+    of_phase = [each for each in running if (each.id.task.step, each.id.task.kind) == (phase.step, phase.kind)]
+    return PhaseFacts(
+        phase=phase,
+        committed=committed,
+        pending=pending,
+        running=len(of_phase),
+        lost=int(totals.get(b"lost", 0)),
+        failed=int(totals.get(b"failed", 0)),
+        records=int(totals.get(b"records", 0)),
+        size=int(totals.get(b"bytes", 0)),
+        started_ms=int(started or 0),
+    )

@@ -1,0 +1,399 @@
+"""Start the private server and the workers, and end them when the parent ends: a process of its own.
+
+`rqmr.local` runs this file and speaks JSON lines with it:
+
+    stdin    an Order; then {"remove": path}, {"forget": path}; last {"bye": true}
+    stdout   {"ready": url} or {"error": text}; {"worker": name, "pid": …, "log": path} for each worker started;
+             {"worker_died": name, "pid": …, "status": …}; {"server_died": status, "log": tail}
+
+A process of its own, because nothing inside the parent runs when the parent is killed. One thread and no
+connection, so that a worker is a fork of what is imported already. It ends everything when stdin ends, when it is
+told bye, when it gets SIGTERM, or when the server is gone; Ctrl-C is the parent's to handle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: How long a death, of the parent or of a worker, can go unnoticed.
+TICK_SECONDS = 0.2
+SERVER_START_SECONDS = 10.0
+#: A worker of a named Redis gets this long to finish its RQ job, and as long again to leave without finishing it.
+LEAVE_SECONDS = 1.5
+#: The wait before a worker that ended is replaced: doubled each time, and short again after a good life.
+FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS, GOOD_LIFE_SECONDS = 0.1, 5.0, 30.0
+#: What of a log goes into a message: it fits in a pipe whole.
+TAIL_CHARACTERS = 1500
+SERVER_LOG = "server.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the parent asks for. It comes through a pipe: a URL's password must be in no argv."""
+
+    parent: int  # its pid
+    path: list[str]  # its sys.path, so that the workers import the same rqmr
+    preload: list[str]  # modules that every worker needs, imported once
+    directory: str  # the socket and the logs are in it; it is removed at the end
+    server: list[str]  # the command that starts the private server; empty where the url names a Redis
+    socket: str  # where that server will listen
+    url: str
+    queue: str
+    workers: int
+    prefix: str  # of the workers' names; nobody else on this Redis has it
+
+
+class StartError(Exception):
+    """The server doesn't serve; the text says why."""
+
+
+class Parent:
+    """The pipes to the process that gave the order, and whether it still lives."""
+
+    def __init__(self) -> None:
+        self.said_bye = False
+        self.to_remove: set[str] = set()
+        self._unread = b""
+        self._closed = False
+        # A parent that doesn't read must not stop us: a message that doesn't fit in the pipe is dropped.
+        os.set_blocking(sys.stdout.fileno(), False)
+
+    def read_order(self) -> Order:
+        """Wait for the first line, which is the order."""
+        while b"\n" not in self._unread:
+            if not self._read():
+                sys.exit("the parent ended before it gave an order")
+        line, _, self._unread = self._unread.partition(b"\n")
+        order = Order(**json.loads(line))
+        self._pid = order.parent
+        return order
+
+    def tell(self, **message: object) -> None:
+        """Send one message, if the parent can still hear it."""
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+            os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
+
+    def listen(self, seconds: float) -> None:
+        """Take in what the parent says, waiting at most *seconds* for it to begin."""
+        while not self._closed and select.select([sys.stdin], [], [], seconds)[0] and self._read():
+            seconds = 0
+        *lines, self._unread = self._unread.split(b"\n")
+        for message in map(json.loads, lines):
+            self._heed(message)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the parent has ended. A process that it forked can hold the pipe open, so the pid counts too."""
+        return self._closed or os.getppid() != self._pid
+
+    def _read(self) -> bool:
+        data = os.read(sys.stdin.fileno(), 65536)
+        self._unread += data
+        self._closed = not data
+        return bool(data)
+
+    def _heed(self, message: dict[str, str]) -> None:
+        if path := message.get("remove"):
+            self.to_remove.add(path)
+        elif path := message.get("forget"):
+            self.to_remove.discard(path)
+        elif message.get("bye"):
+            self.said_bye = True
+
+
+class Server:
+    """The private server."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._log = Path(order.directory, SERVER_LOG)
+        supervisor = os.getpid()
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                order.server,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
+                start_new_session=True,
+                preexec_fn=lambda: die_with(supervisor),
+            )
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        return self._process.poll()
+
+    @property
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-TAIL_CHARACTERS:].strip()
+
+    def wait_until_it_answers(self) -> None:
+        """Return once PING gets its PONG; raise StartError if it ends first, or is silent for too long."""
+        program = self._order.server[0]
+        deadline = time.monotonic() + SERVER_START_SECONDS
+        while not self._answers():
+            if self.status is not None:
+                raise StartError(f"{program} ended at once with status {self.status}\n{self.last_words}")
+            if time.monotonic() > deadline:
+                raise StartError(f"{program} is silent after {SERVER_START_SECONDS:g} s\n{self.last_words}")
+            time.sleep(0.002)
+
+    def kill(self) -> None:
+        """End it at once: there is nothing to save."""
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            connection.settimeout(1)
+            connection.connect(self._order.socket)
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        return False
+
+
+class Place:
+    """A place for one worker: the process in it or, when that has ended, the time for the next."""
+
+    def __init__(self, label: str) -> None:
+        self.name = self._label = label
+        self.pid = 0
+        self._generation = 0
+        self._delay = FIRST_DELAY_SECONDS
+        self._filled_at = self._due = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is empty, and has been for long enough."""
+        return not self.pid and time.monotonic() >= self._due
+
+    def fill(self, order: Order) -> str:
+        """Start a worker here; return the path of its log."""
+        self._generation += 1
+        if self._generation > 1:  # RQ refuses the name of a worker that was killed
+            self.name = f"{self._label}-{self._generation}"
+        log = f"{order.directory}/{self.name}.log"
+        self.pid = fork_worker(order, self.name, log)
+        self._filled_at = time.monotonic()
+        return log
+
+    def reap(self) -> int | None:
+        """The exit status, negative for a signal, of a worker that has ended; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG) if self.pid else (0, 0)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def empty(self) -> None:
+        """Its worker has ended: set the time for the next."""
+        now = time.monotonic()
+        if now - self._filled_at > GOOD_LIFE_SECONDS:
+            self._delay = FIRST_DELAY_SECONDS
+        self.pid = 0
+        self._due = now + self._delay
+        self._delay = min(2 * self._delay, LAST_DELAY_SECONDS)
+
+
+class Supervisor:
+    """Everything that one order starts, and its end."""
+
+    def __init__(self, parent: Parent, order: Order) -> None:
+        self._parent = parent
+        self._order = order
+        self._server: Server | None = None
+        self._places = [Place(f"{order.prefix}-w{number}") for number in range(1, order.workers + 1)]
+        self._was_terminated = False
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def run(self) -> None:
+        """Start, watch and end everything."""
+        try:
+            self._start()
+            self._watch()
+        except StartError as error:
+            self._parent.tell(error=str(error).strip())
+        except Exception:
+            self._parent.tell(error=traceback.format_exc()[-TAIL_CHARACTERS:])
+        finally:
+            self._end()
+
+    def _start(self) -> None:
+        if self._order.server:
+            self._server = Server(self._order)
+        sys.path[:] = self._order.path
+        importlib.import_module("redis")  # which takes about as long as the server's start
+        if self._server:
+            self._server.wait_until_it_answers()
+        self._parent.tell(ready=self._order.url)
+        for module in ("rq", *self._order.preload):
+            importlib.import_module(module)
+        gc.freeze()  # no collection in a worker shall copy the memory that all of them share
+
+    def _watch(self) -> None:
+        while not (self._was_terminated or self._parent.said_bye or self._parent.is_gone):
+            if self._server and (status := self._server.status) is not None:
+                self._parent.tell(server_died=status, log=self._server.last_words)
+                return
+            self._bury_the_dead()
+            for place in self._places:
+                if place.is_due:
+                    log = place.fill(self._order)
+                    self._parent.tell(worker=place.name, pid=place.pid, log=log)
+            self._parent.listen(TICK_SECONDS)
+
+    def _bury_the_dead(self) -> None:
+        for place in self._places:
+            if (status := place.reap()) is not None:
+                end_sessions({place.pid})  # its work-horse may have outlived it
+                self._parent.tell(worker_died=place.name, pid=place.pid, status=status)
+                place.empty()
+
+    def _end(self) -> None:
+        if not self._server:
+            self._let_workers_sign_off()
+        end_sessions({place.pid for place in self._places if place.pid})
+        if self._server:
+            self._server.kill()
+        shutil.rmtree(self._order.directory, ignore_errors=True)
+        self._parent.listen(0)  # to what it said last
+        if self._parent.is_gone and not self._parent.said_bye:
+            for path in self._parent.to_remove:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _let_workers_sign_off(self) -> None:
+        """A Redis that lives on shall know that they left: after their RQ job, or without waiting for its end."""
+        for _shutdown in ("warm", "cold"):
+            for place in self._places:
+                if place.pid:
+                    os.kill(place.pid, signal.SIGTERM)
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while any(place.pid for place in self._places) and time.monotonic() < deadline:
+                time.sleep(0.01)
+                self._bury_the_dead()
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._was_terminated = True
+
+
+def fork_worker(order: Order, name: str, log: str) -> int:
+    """Start an RQ worker that leads a session of its own and prints into *log*; return its pid."""
+    supervisor = os.getpid()
+    Path(log).touch(0o600)  # the parent may open it as soon as it hears of the worker
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        become_worker(name, log, supervisor)
+        work(order, name)
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)  # never back into the supervisor's code, of which this is a copy
+
+
+def become_worker(name: str, log: str, supervisor: int) -> None:
+    """Let go of the supervisor's session, signal handlers and pipes."""
+    os.setsid()
+    die_with(supervisor)
+    worker = os.getpid()
+
+    def bind_work_horse() -> None:
+        # Not what user code forks: the kernel looks at the end of the thread that forked, not of the process.
+        if os.getppid() == worker:
+            die_with(worker)
+
+    os.register_at_fork(after_in_child=bind_work_horse)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    with Path(os.devnull).open() as nothing, Path(log).open("a") as output:
+        for source, standard in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source.fileno(), standard)
+    # By lines, so that a print is seen at once, and isn't lost with a work-horse: that ends without flushing.
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    os.environ["RQMR_LOCAL_WORKER"] = name
+
+
+def work(order: Order, name: str) -> None:
+    """Be an RQ worker until told to stop."""
+    import redis
+    import rq
+
+    with redis.Redis.from_url(order.url) as connection:
+        rq.Worker([order.queue], name=name, connection=connection).work(logging_level="CRITICAL")
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when *parent*, which has one thread, ends in whatever way. Linux only."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel knew
+        os._exit(1)
+
+
+def end_sessions(leaders: Collection[int], seconds: float = 3.0) -> None:
+    """SIGKILL what is in the sessions of *leaders*, and every descendant, until none is left.
+
+    By session, as a work-horse has a process group of its own and so may what it starts.
+    """
+    deadline = time.monotonic() + seconds
+    while (doomed := members(leaders)) and time.monotonic() < deadline:
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def members(leaders: Collection[int]) -> set[int]:
+    """The living processes in the sessions of *leaders*, and their descendants in whatever session."""
+    table = list(processes())
+    # A leader counts before it has made its session.
+    found = {pid for pid, _, session in table if session in leaders or pid in leaders}
+    while more := {pid for pid, parent, _ in table if parent in found} - found:
+        found |= more
+    return found
+
+
+def processes() -> Iterator[tuple[int, int, int]]:
+    """Pid, parent and session of every process that isn't a zombie."""
+    if sys.platform == "linux":
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, parent, _, session = stat.read_text(errors="replace").rpartition(")")[2].split()[:4]
+                if state not in "ZX":
+                    yield int(stat.parent.name), int(parent), int(session)
+    else:
+        listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True).stdout
+        for pid, parent, state in map(str.split, listing.splitlines()):
+            with contextlib.suppress(OSError):
+                if not state.startswith("Z"):
+                    yield int(pid), int(parent), os.getsid(int(pid))
+
+
+def main() -> None:
+    """Serve one order."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    parent = Parent()
+    Supervisor(parent, parent.read_order()).run()
+
+
+if __name__ == "__main__":
+    main()

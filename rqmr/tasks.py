@@ -1,0 +1,161 @@
+"""Run one map task or one reduce task: records in, segments or a part file out.
+
+Knows neither Redis nor RQ nor leases: where the data comes from and goes to is passed in, so the workers and the
+inline oracle run the same lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rqmr.codec import shorten
+from rqmr.errors import AttemptEnded, CarryError, JobError, MixedKeysError, RecordError, RqmrError
+from rqmr.inputs import Block, UnreadableRecord
+from rqmr.job import Job, Mapper, Step, steps_of
+from rqmr.loader import user_traceback
+from rqmr.model import Failure, Kind, Outcome, Part, Progress, Spec, Split, TaskId, bitmap
+from rqmr.output import PartWriter
+from rqmr.shuffle import Segments, SegmentReader, Shuffler, Sink, reduced
+
+_REPLACED = ("rqmr", "undecodable characters replaced")
+
+
+class Place:
+    """Where an attempt is. Its heartbeat reads it from another thread, and sets `stopped` there."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.records = 0  # of the blocks, or the groups, behind it
+        self.size = 0  # their bytes
+        self.block: Block | None = None
+        self.begun = 0  # records of the block that the mapper has been given
+        self.key: Any = None
+        self.fraction: Callable[[], float] = float
+
+    def progress(self) -> Progress:
+        """Return how far the attempt is."""
+        return Progress(self.records + self.begun, self.size, min(self.fraction(), 1.0))
+
+    def failure(self, error: Exception) -> Failure:
+        """Tell an exception of the job's code together with the record that it was about."""
+        if isinstance(error, OSError) and self.block is None and self.key is None:
+            return Failure(f"an input can't be read: {error}")
+        if isinstance(error, UnreadableRecord):
+            name = self.block.source if self.block else ""
+            return Failure(str(error), source=name, offset=error.offset, final=True)
+        message = f"{type(error).__name__}: {error}".rstrip(": ")
+        traceback = user_traceback(error)
+        if "File " not in traceback:  # raised by our loop over what the job yielded
+            message += " (do mapper and reducer yield pairs, as in yield key, value, and are all keys hashable?)"
+        if self.block is None:
+            record = "" if self.key is None else f"key {shorten(self.key)}"
+            return Failure(message, record=record, traceback=traceback)
+        index = max(self.begun - 1, 0)
+        offset, text = self.block.offset_of(index), self.block.text_of(index)
+        return Failure(message, source=self.block.source, offset=offset, record=shorten(text), traceback=traceback)
+
+
+class Task:
+    """One attempt's work, bound to where it reads and writes."""
+
+    def __init__(self, spec: Spec, job: Job, task: TaskId, place: Place, sink: Sink, output_name: str) -> None:
+        self._spec = spec
+        self._job = job
+        self._task = task
+        self._place = place
+        self._sink = sink
+        self._output_name = output_name
+        self._steps = steps_of(job)
+
+    def run(self, source: Split | Segments) -> Outcome:
+        """Run the task.
+
+        Raises:
+            RecordError: the job's code raised, or yielded what can't be carried.
+            SegmentLost: a segment is missing or damaged.
+            AttemptEnded: the place was told to stop, or the stage is gone.
+        """
+        self._job.counters = {}
+        try:
+            self._job.setup()
+            if isinstance(source, Split):
+                return self._write(self._mapped(source), next_step=0)
+            return self._write(self._reduced(source), next_step=self._task.step + 1)
+        except (CarryError, MixedKeysError, JobError) as error:
+            raise RecordError(Failure(f"{type(self._job).__name__}: {error}", final=True)) from error
+        except RqmrError:
+            raise
+        except Exception as error:
+            raise RecordError(self._place.failure(error)) from error
+
+    def _mapped(self, split: Split) -> Iterator[tuple[Any, Any]]:
+        place, mapper = self._place, self._steps[0].mapper
+        place.fraction = lambda: place.size / (split.size or 1)
+        for piece in split.pieces:
+            for block in self._job.reader.blocks(piece, self._spec.settings):
+                place.block, place.begun = block, 0
+                for place.begun, value in enumerate(block.records, 1):
+                    if place.stopped:
+                        raise AttemptEnded
+                    pairs = mapper(block.source, value)
+                    if pairs is not None:
+                        yield from pairs
+                place.records, place.begun = place.records + place.begun, 0
+                place.size += block.size
+                if block.replaced:
+                    self._job.count(*_REPLACED, block.replaced)
+
+    def _reduced(self, segments: Segments) -> Iterator[tuple[Any, Any]]:
+        place, step = self._place, self._steps[self._task.step]
+        reader = SegmentReader(step, segments)
+        place.fraction = lambda: reader.loaded / (reader.chunks or 1)
+        pairs = self._reduced_groups(step, reader)
+        following = self._steps[self._task.step + 1 :]
+        return _mapped_pairs(following[0].mapper, pairs) if following else pairs
+
+    def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[tuple[Any, Any]]:
+        place = self._place
+        for place.key, items in reader.groups():
+            if place.stopped:
+                raise AttemptEnded
+            yield from reduced(step, place.key, items)
+            place.records += 1
+            place.size = reader.size
+
+    def _write(self, pairs: Iterable[tuple[Any, Any]], next_step: int) -> Outcome:
+        phase = self._spec.phase_of(self._task)
+        if phase + 1 < len(self._spec.phases):
+            partitions = self._spec.phases[phase + 1].tasks
+            shuffler = Shuffler(self._steps[next_step], partitions, self._sink, self._spec.settings.map_memory)
+            shuffler.consume(pairs)
+            return self._outcome(0, partitions=bitmap(shuffler.finish()), key_type=shuffler.key_type)
+        return self._write_part(pairs)
+
+    def _write_part(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
+        try:
+            writer = PartWriter(Path(self._spec.stage), self._output_name, self._spec.settings.format)
+        except FileNotFoundError:
+            raise AttemptEnded(f"the stage {self._spec.stage} is gone") from None
+        try:
+            for key, value in pairs:
+                writer.write(key, value)
+            return self._outcome(writer.records, part=writer.close())
+        except BaseException:
+            writer.discard()
+            raise
+
+    def _outcome(self, written: int, *, partitions: bytes = b"", key_type: str = "", part: Part | None = None) -> Outcome:
+        place = self._place
+        return Outcome(place.records, place.size, written, self._job.counters, partitions, key_type, part)
+
+
+def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    for key, value in pairs:
+        yield from mapper(key, value) or ()
+
+
+def title(task: TaskId) -> str:
+    """Return a task in words: ``map 5``, ``reduce 3``."""
+    return f"{'map' if task.kind == Kind.MAP else 'reduce'} {task.index}"

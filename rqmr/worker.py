@@ -1,0 +1,133 @@
+"""What an RQ worker executes: a ticket brings its work-horse to a run, and the horse claims task after task.
+
+The only module that runs inside other people's worker processes: it imports neither typer nor rich.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+
+import redis
+from rq import get_current_job
+
+from rqmr.connection import clone
+from rqmr.dispatch import Dispatch
+from rqmr.errors import AttemptEnded, MixedKeysError, PhaseReopened, RecordError, RqmrError, SegmentLost
+from rqmr.heartbeat import Heartbeat
+from rqmr.job import Job
+from rqmr.loader import decode_package, load
+from rqmr.model import Claim, Failure, Kind, Outcome, TaskId
+from rqmr.segments import RedisSegments, RedisSink
+from rqmr.state import State
+from rqmr.tasks import Place, Task
+from rqmr.tick import tick
+
+#: How long one work-horse goes on claiming before it returns to RQ: others' RQ jobs must get their turn.
+_TURN_SECONDS = 5.0
+
+
+def run_ticket(run: str, ticket: str, task: str) -> None:
+    """Claim and run tasks of a run, first the one that the ticket names, until there are none or the turn is over.
+
+    Raises:
+        RqmrError: an attempt failed, so that RQ shows its traceback. The run knows already.
+    """
+    rq_job = get_current_job()
+    assert rq_job is not None, "run_ticket is called by an RQ worker"
+    client = clone(rq_job.connection, patient=True)
+    try:
+        _Horse(State(client, run), ticket, worker=rq_job.worker_name or ticket).work(task)
+    except AttemptEnded:
+        pass  # the run has ended, so the ticket has come too late
+    finally:
+        client.close()
+        sys.stdout.flush()  # RQ ends a work-horse with os._exit
+        sys.stderr.flush()
+
+
+class _Horse:
+    """One turn of a work-horse on one run."""
+
+    def __init__(self, state: State, ticket: str, *, worker: str) -> None:
+        self._state = state
+        self._ticket = ticket
+        self._worker = worker
+        self._dispatch = Dispatch(state.client, state.spec.queue)
+        # RQ sets this in the process that it forks for a job, and not where jobs run in the worker itself.
+        self._own_process = "RQ_WORKER_ID" in os.environ
+        # A ticket that was enqueued twice by a repeated command is two horses, and they are told apart.
+        self._token = f"{ticket}.{secrets.token_hex(4)}"
+        self._job_class: type[Job] | None = None
+
+    def work(self, named: str) -> None:
+        """Claim task after task."""
+        end = time.monotonic() + _TURN_SECONDS
+        sequence = 0
+        try:
+            while sequence == 0 or time.monotonic() < end:
+                sequence += 1
+                claim = self._state.claim(
+                    token=self._token, sequence=sequence, ticket=self._ticket, named=named if sequence == 1 else "",
+                    worker=self._worker, host=socket.gethostname(),
+                )  # fmt: skip
+                if claim is None:
+                    break
+                self._attempt(claim)
+        finally:
+            tick(self._state, self._dispatch)  # who leaves fills the window
+
+    def _attempt(self, claim: Claim) -> None:
+        state, place = self._state, Place()
+        sink = RedisSink(state, claim.attempt)
+        try:
+            with Heartbeat(state, claim, place, worker=self._worker, own_process=self._own_process):
+                outcome = self._run(claim, place, sink)
+                sink.flush()
+                if state.commit(claim, outcome):
+                    state.advance(state.spec.phase_of(claim.attempt.task))
+        except (AttemptEnded, PhaseReopened):
+            sink.discard()
+            state.release(claim.attempt)
+        except SegmentLost as lost:
+            self._reopen(claim, lost)
+        except redis.RedisError:
+            raise  # nobody's fault and not to be charged: the lease runs out, and the task is another's
+        except Exception as error:
+            sink.discard()
+            state.fail(claim.attempt, self._failure(claim, error))
+            raise
+
+    def _run(self, claim: Claim, place: Place, sink: RedisSink) -> Outcome:
+        state, task = self._state, claim.attempt.task
+        source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
+        work = Task(state.spec, self._job(), task, place, sink, str(claim.attempt))
+        return work.run(source)
+
+    def _job(self) -> Job:
+        spec = self._state.spec
+        if self._job_class is None:
+            self._job_class = load(decode_package(self._state.package()), spec.job_class)
+        return self._job_class(**spec.params)
+
+    def _reopen(self, claim: Claim, lost: SegmentLost) -> None:
+        """Let the task run again whose segment is lost, then give this one back."""
+        state, task = self._state, claim.attempt.task
+        phase = state.spec.phases[state.spec.phase_of(task) - 1]
+        winner = state.winners(phase).get(TaskId(phase.step, phase.kind, lost.producer))
+        if winner is not None:
+            state.reopen(*winner)
+        state.release(claim.attempt)
+
+    def _failure(self, claim: Claim, error: Exception) -> Failure:
+        task = str(claim.attempt.task)
+        if isinstance(error, RecordError):
+            told = error.failure
+            return Failure(
+                told.message, task, self._worker, told.source, told.offset, told.record, told.traceback, told.final
+            )
+        final = isinstance(error, (MixedKeysError, RqmrError))
+        return Failure(f"{type(error).__name__}: {error}", task, self._worker, final=final)

@@ -1,0 +1,164 @@
+"""What tests share: a private server for the session, an empty database for each test, real `rq worker` processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from rqmr.connection import connect
+from rqmr.local import find_server
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS = Path(__file__).resolve().parent / "jobs"
+
+
+def wait_until(predicate: Callable[[], Any], *, timeout: float, what: str) -> Any:
+    """Wait for a fact; return what the predicate gave."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := predicate():
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:g} s in vain until {what}")
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a private server that the session started; nobody else's data is in it."""
+    binary, _ = find_server()
+    with tempfile.TemporaryDirectory(prefix="rqmr-test-") as directory:
+        socket = f"{directory}/r.sock"
+        process = subprocess.Popen(
+            [str(binary), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700", "--save", "",
+             "--appendonly", "no", "--dir", directory, "--maxmemory-policy", "noeviction", "--enable-debug-command", "yes"],
+            stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        url = f"unix://{socket}?db=0"
+        try:
+            client = connect(url)
+            wait_until(lambda: _answers(client), timeout=10, what="the server answers")
+            client.close()
+            yield url
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _answers(client: Any) -> bool:
+    with contextlib.suppress(redis_py.RedisError):
+        return bool(client.ping())
+    return False
+
+
+@pytest.fixture
+def redis_url(server: str) -> Iterator[str]:
+    """The server's URL, its database empty; afterwards every key of rqmr that is left must have a TTL."""
+    client = connect(server)
+    client.flushdb()
+    yield server
+    forever = [key.decode() for key in client.scan_iter("rqmr:*") if client.ttl(key) == -1]
+    client.flushdb()
+    client.close()
+    assert not forever, f"keys without TTL: {sorted(forever)}"
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Any]:
+    client = connect(redis_url)
+    yield client
+    client.close()
+
+
+@dataclass
+class Workers:
+    """Real `rq worker` processes, each in a session of its own."""
+
+    url: str
+    directory: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, count: int = 1, *arguments: str, queue: str = "rqmr", **environment: str) -> list[subprocess.Popen[bytes]]:
+        """Start workers and wait until they listen."""
+        client = connect(self.url)
+        key = f"rq:workers:{queue}"
+        before = client.scard(key)
+        started = [self._start(queue, arguments, environment) for _ in range(count)]
+        wait_until(lambda: client.scard(key) >= before + count, timeout=20, what=f"{count} workers listen")
+        client.close()
+        return started
+
+    def _start(self, queue: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        number = len(self.processes) + 1
+        with (self.directory / f"worker-{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rq.cli", "worker", "--name", f"worker-{number}", *arguments, queue],
+                env={**os.environ, "RQ_REDIS_URL": self.url, **environment},
+                cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def horses_of(self, worker: subprocess.Popen[bytes]) -> list[int]:
+        """The pids of a worker's work-horses."""
+        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+        return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+    def stop(self) -> None:
+        for process in self.processes:
+            for pid in [process.pid, *self.horses_of(process)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def workers(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
+    directory = tmp_path / "workers"
+    directory.mkdir()
+    group = Workers(redis_url, directory)
+    yield group
+    group.stop()
+
+
+@pytest.fixture(scope="session")
+def books(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Real books if RQMR_TEST_BOOKS names a directory that has some, else the clone's own short texts, repeated."""
+    directory = os.environ.get("RQMR_TEST_BOOKS")
+    if directory:
+        found = sorted(Path(directory).glob("*.txt"))
+        assert found, f"RQMR_TEST_BOOKS={directory} has no .txt"
+        return found
+    made = tmp_path_factory.mktemp("books")
+    for path in sorted((ROOT / "input").glob("*.txt")):
+        (made / path.name).write_bytes(path.read_bytes() * 400)
+    return sorted(made.iterdir())
+
+
+@pytest.fixture
+def rqmr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command in an empty directory (`cwd`), with no Redis in its environment."""
+    for name in ("RQMR_REDIS_URL", "REDIS_URL", "RQ_REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    here = tmp_path / "cwd"
+    here.mkdir()
+
+    def run(*arguments: object, cwd: Path = here, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rqmr", *map(str, arguments)],
+            cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False, **options,
+        )  # fmt: skip
+
+    return run

@@ -1,0 +1,84 @@
+"""The house: a module imports only from floors below it, or from those left of it on its own floor."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from rqmr.scripts import NAMES, source
+
+PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
+
+FLOORS = [
+    ["errors", "model", "config", "keys", "codec"],
+    ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "scheduler"],
+    ["shuffle", "tasks"],
+    ["connection", "scripts", "state", "segments", "heartbeat"],
+    ["dispatch", "tick", "worker"],
+    ["inline", "driver", "supervise", "local"],
+    ["api", "progress", "cli", "__main__"],
+]
+ORDER = [name for floor in FLOORS for name in floor]
+
+
+def imports_of(module: str) -> set[str]:
+    """The modules of rqmr that a module imports, wherever in it, but for type checking only."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+        elif isinstance(node, ast.ImportFrom) and node.module == "rqmr":
+            names |= {alias.name for alias in node.names if alias.name in ORDER}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rqmr."):
+            names.add((node.module or "").removeprefix("rqmr."))
+    return names
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_from_below(module: str) -> None:
+    above = {name for name in imports_of(module) if ORDER.index(name) >= ORDER.index(module)}
+    assert not above, f"{module} imports {above}"
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_only_the_fourth_floor_and_the_supervisor_know_rq(module: str) -> None:
+    text = (PACKAGE / f"{module}.py").read_text()
+    knows = re.search(r"^\s*(import rq\b|from rq[ .])", text, re.MULTILINE)
+    assert bool(knows) == (module in {"dispatch", "worker", "supervise"})
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    long = {path.name: lines for path in PACKAGE.glob("*.py") if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scripts_header_and_body_name_the_same_slots(name: str) -> None:
+    """The header is the script's contract; a slot that only one of them knows is a mistake."""
+    lines = source(name).splitlines()
+    header = [line for line in lines if line.startswith("--")]
+    body = [line.partition("--")[0] for line in lines if not line.startswith("--")]
+
+    def slots(text: list[str]) -> set[str]:
+        return set(re.findall(r"(?:KEYS|ARGV)\[\d+\]", "\n".join(text)))
+
+    assert slots(header) == slots(body) | {slot for slot in slots(header) if named_by_number(slot, "\n".join(body))}
+    assert lines[1].startswith(f"-- {name}: ")
+    assert any(line.startswith("--   returns ") for line in header)
+
+
+def named_by_number(slot: str, body: str) -> bool:
+    """Whether the body reaches the slot through a loop over numbers: `KEYS[i]`, `ARGV[i + 1]`."""
+    return f"{slot[:4]}[i" in body
+
+
+def test_every_script_is_loaded() -> None:
+    assert {path.stem for path in (PACKAGE / "lua").glob("*.lua")} == set(NAMES)
