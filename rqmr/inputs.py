@@ -1,7 +1,7 @@
-"""Paths → splits → records.
+r"""Paths → splits → records.
 
 `expand` finds the files, `cut` makes splits of them, and a `Reader` turns each piece of a split into records. Files
-are cut at any byte: a piece owns the lines that *begin* in it, and only the byte ``\\n`` ends a line, so each line
+are cut at any byte: a piece owns the lines that *begin* in it, and only the byte ``\n`` ends a line, so each line
 belongs to exactly one piece and no character is cut. Lines are read and decoded by blocks, for speed; where a record
 came from is worked out from the block's raw bytes, and only when someone asks.
 """
@@ -22,7 +22,8 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,7 +48,7 @@ _MAGIC = {
 }
 
 
-class UnreadableRecord(ValueError):
+class UnreadableRecord(ValueError):  # noqa: N818 - it names the thing, as all in rqmr.errors
     """An input holds bytes that can't become a record: not text, not JSON, damaged compressed data."""
 
     def __init__(self, source: str, offset: int, reason: str) -> None:
@@ -81,11 +82,7 @@ def expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
 
 def source_of(path: str, name: str | None = None) -> Source:
-    """Return the source of one file, under another name than its path if one is given.
-
-    Raises:
-        InputError: it isn't a regular file, or can't be opened.
-    """
+    """Return the source of a file, under another name if one is given; InputError if it can't be read."""
     name = _readable(path if name is None else name)
     try:
         # Asked before it is opened: opening a pipe waits until someone writes into it.
@@ -94,47 +91,43 @@ def source_of(path: str, name: str | None = None) -> Source:
         with Path(path).open("rb") as file:
             compression, size = _compression(file.peek()), os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise InputError(f"{name} can't be read: {error.strerror}{' (a dangling link?)' * Path(path).is_symlink()}") from error
+        hint = "; it is a link to nothing" if error.errno == errno.ENOENT and Path(path).is_symlink() else ""
+        raise InputError(f"{name} can't be read: {error.strerror}{hint}") from error
     return Source(name, os.fsencode(Path(path).absolute()), size, compression)
 
 
 def _paths(given: str) -> list[str]:
-    """Return the paths of the files that one input stands for, at least one."""
-    if os.path.isdir(given):
-        paths, problem = _below(given), "has no files in it (names beginning with . or _ don't count)"
-    elif os.path.lexists(given):
-        paths, problem = [given], ""
-    elif any(mark in given for mark in "*?["):
-        paths, problem = _matches(given), f"matches no file; a relative pattern begins in {Path.cwd()}"
-    else:
-        paths, problem = [], f"doesn't exist; a relative path begins in {Path.cwd()}"
-    if not paths:
-        raise InputError(f"input {_readable(given)!r} {problem}")
-    return paths
+    """Return the paths of the files that one input stands for: at least one, and none twice by links to directories."""
+    real = cache(os.path.realpath)
+    once: dict[tuple[str, str], str] = {}
+    # Path.glob refuses absolute patterns, and Path loses the spelling that users gave.
+    matches = [given] if os.path.lexists(given) else sorted(glob.glob(given, recursive=True))  # noqa: PTH207
+    for match in matches:
+        for path in _below(match) if Path(match).is_dir() else [match]:
+            directory, name = os.path.split(path)
+            once.setdefault((real(directory), name), path)
+    if not once:
+        raise InputError(
+            f"no file found for {_readable(given)!r}; relative paths begin in {Path.cwd()}, and below a directory "
+            f"names beginning with . or _ are left out"
+        )
+    return list(once.values())
 
 
-def _below(directory: str, above: frozenset[tuple[int, int]] = frozenset()) -> list[str]:
+def _below(directory: str, above: tuple[str, ...] = ()) -> list[str]:
     """Return the files below a directory; `above` are the directories that led here, so that no link leads back."""
+    here = os.path.realpath(directory)
+    if here in above:
+        return []
     try:
-        status = os.stat(directory)
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"directory {_readable(directory)} can't be read: {error.strerror}") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return []
-    shown = [entry for entry in entries if not entry.name.startswith((".", "_"))]
-    return [path for entry in shown for path in (_below(entry.path, above | {here}) if entry.is_dir() else [entry.path])]
-
-
-def _matches(pattern: str) -> list[str]:
-    """Return the files that a glob matches, and those below the directories that it matches, each once."""
-    once: dict[str, str] = {}
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        for path in _below(match) if os.path.isdir(match) else [match]:
-            directory, name = os.path.split(path)
-            once.setdefault(os.path.join(os.path.realpath(directory), name), path)
-    return list(once.values())
+    paths: list[str] = []
+    for entry in entries:
+        if not entry.name.startswith((".", "_")):
+            paths += _below(entry.path, (*above, here)) if entry.is_dir() else [entry.path]
+    return paths
 
 
 def _readable(path: str) -> str:
@@ -210,7 +203,7 @@ class Block(Struct, eq=False):
     offset: int  # byte offset of `raw` in the file's (decompressed) content
     raw: bytes
     records: Iterable[Any] = ()
-    lines: Sequence[int] | None = None  # at which line of `raw` each record begins; None if record n is line n
+    lines: Sequence[int] = range(sys.maxsize)  # at which line of `raw` each record begins
     replaced: int = 0  # characters that stand for bytes which aren't text
     encoding: str = "utf-8"
 
@@ -221,14 +214,11 @@ class Block(Struct, eq=False):
 
     def offset_of(self, index: int) -> int:
         """Return the byte offset at which a record begins."""
-        return self.offset + sum(len(line) + 1 for line in self.raw.split(b"\n")[: self._line(index)])
+        return self.offset + sum(len(line) + 1 for line in self.raw.split(b"\n")[: self.lines[index]])
 
     def text_of(self, index: int) -> str:
         """Return the line that a record begins with."""
-        return self.raw.split(b"\n")[self._line(index)].removesuffix(b"\r").decode(self.encoding, "replace")
-
-    def _line(self, index: int) -> int:
-        return index if self.lines is None else self.lines[index]
+        return self.raw.split(b"\n")[self.lines[index]].removesuffix(b"\r").decode(self.encoding, "replace")
 
 
 class Reader:
@@ -318,17 +308,21 @@ class Csv(Reader):
                 header = row
                 continue
             if header is not None and len(row) != len(header):
-                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields, but {len(header)} in the header")
-            block.records = [row if header is None else dict(zip(header, row, strict=True))]
+                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields under {len(header)} names")
+            block.records = [dict(zip(header, row, strict=True)) if header else row]
             yield block
 
     def _rows(self, piece: Piece, settings: Settings) -> Iterator[tuple[list[str], Block]]:
         offset = 0
         taken: list[bytes] = []  # the lines of the row that is being parsed
+
+        def decoded(line: bytes) -> str:
+            taken.append(line)
+            return line.decode(settings.encoding, "replace")
+
         with open_piece(piece) as file:
-            lines = (taken.append(raw) or raw.decode(settings.encoding, "replace") for raw in file)
             try:
-                for row in csv.reader(lines, delimiter=self._delimiter, strict=True):
+                for row in csv.reader(map(decoded, file), delimiter=self._delimiter, strict=True):
                     _, block = _decoded(piece.name, offset, b"".join(taken), settings)
                     offset += block.size
                     taken.clear()
@@ -347,10 +341,8 @@ def check_encoding(settings: Settings) -> None:
     except (LookupError, ValueError) as error:
         raise InputError(f"unknown encoding {settings.encoding!r}; write utf-8, latin-1, cp1252 or the like") from error
     if newlines != 2:
-        raise InputError(
-            f"lines of {settings.encoding} don't end with the byte 0A, so it can't be split; convert the input first: "
-            f"iconv -f {settings.encoding} -t utf-8 FILE > FILE.utf8"
-        )
+        example = f"iconv -f {settings.encoding} -t utf-8 FILE > FILE.txt"
+        raise InputError(f"{settings.encoding} can't be split, as its lines don't end with byte 0A; convert it: {example}")
 
 
 def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[str, Block]:
@@ -390,20 +382,19 @@ def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
         raise OSError(errno.ESTALE, "the file has become shorter since it was split", piece.name)
 
 
-def open_piece(piece: Piece) -> io.BufferedReader:
-    """Open a piece's file; a compressed one is decompressed, and UnreadableRecord raised where it is damaged."""
-    file = Path(os.fsdecode(piece.path)).open("rb")
-    # Only whole files are compressed: the middle of a plain one may look so.
-    if piece.stop is None and (compression := _compression(file.peek())):
-        return io.BufferedReader(_Content(file, piece.name, compression), _BLOCK)
-    return file
+@contextmanager
+def open_piece(piece: Piece) -> Iterator[io.BufferedReader]:
+    """Open a piece's file; a compressed one is decompressed, and raises UnreadableRecord where it is damaged."""
+    with Path(os.fsdecode(piece.path)).open("rb") as file:
+        # A piece that was cut out is plain, whatever it begins with.
+        compression = _compression(file.peek()) if piece.stop is None else ""
+        yield io.BufferedReader(_Content(file, piece.name, compression), _BLOCK) if compression else file
 
 
 class _Content(io.RawIOBase):
     """What a compressed file holds. Damage is never taken for the file's end."""
 
     def __init__(self, file: BinaryIO, source: str, compression: str) -> None:
-        self._file = file
         self._source = source
         self._chunks = filter(None, _decompressed(file, compression))
         self._rest = b""
@@ -415,7 +406,7 @@ class _Content(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             self._rest = self._rest or next(self._chunks, b"")
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each format has its own
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the data's
             raise UnreadableRecord(self._source, self._offset, f"it can't be decompressed: {error}") from error
@@ -424,19 +415,14 @@ class _Content(io.RawIOBase):
         self._offset += len(data)
         return len(data)
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
 
 def _decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
-    """Yield the content of a file of compressed streams, one after the other, perhaps with zeros between them.
+    """Yield the content of one or more compressed streams, perhaps with zeros between them.
 
-    BZ2File and LZMAFile would take whatever comes after the first stream and isn't another one for the file's end.
+    Python's BZ2File and LZMAFile take anything after the first stream that isn't another one for the file's end.
     """
     if compression == "gzip":
-        yield from iter(partial(gzip.GzipFile(fileobj=file).read1, _BLOCK), b"")
-        return
+        yield from iter(lambda: content.read1(_BLOCK), b"")
     raw = file.read(_BLOCK)
     while raw:
         stream = _decompressor(compression)()

@@ -27,11 +27,10 @@ ORDER = [name for floor in FLOORS for name in floor]
 def imports_of(module: str) -> set[str]:
     """The modules of rqmr that a module imports, wherever in it, but for type checking only."""
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree.body = [node for node in tree.body if not isinstance(node, ast.If) or ast.unparse(node.test) != "TYPE_CHECKING"]
     names: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-        elif isinstance(node, ast.ImportFrom) and node.module == "rqmr":
+        if isinstance(node, ast.ImportFrom) and node.module == "rqmr":
             names |= {alias.name for alias in node.names if alias.name in ORDER}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rqmr."):
             names.add((node.module or "").removeprefix("rqmr."))
