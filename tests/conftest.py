@@ -18,7 +18,7 @@ import pytest
 import redis as redis_py
 
 from rqmr.connection import connect
-from rqmr.local import find_server
+from rqmr.server import find_server
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = Path(__file__).resolve().parent / "jobs"
@@ -38,7 +38,7 @@ def wait_until(predicate: Callable[[], Any], *, timeout: float, what: str) -> An
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The URL of a private server that the session started; nobody else's data is in it."""
-    binary, _ = find_server()
+    binary = find_server()
     with tempfile.TemporaryDirectory(prefix="rqmr-test-") as directory:
         socket = f"{directory}/r.sock"
         process = subprocess.Popen(
