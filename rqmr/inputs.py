@@ -12,7 +12,6 @@ import codecs
 import csv
 import errno
 import glob
-import gzip
 import io
 import os
 import re
@@ -22,9 +21,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -34,22 +33,15 @@ from rqmr.model import Piece, Settings, Split
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
-#: Bytes that are read and decoded at once: enough for C speed, few enough for the processor's cache.
-_BLOCK = 256 * _KIB
-#: What a piece counts for at least when files are packed: opening one costs about as much as reading so many bytes.
-_PIECE_COST = 4 * _KIB
-#: How compressed files begin. The second zst is a skippable frame, which parallel compressors may write first.
-_MAGIC = {
-    "gzip": rb"\x1f\x8b\x08",
-    "bz2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
-    "xz": rb"\xfd7zXZ\0",
-    "zst": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
-}
-#: Imported when they are met: not every Python has them all.
-_DECOMPRESSORS = {
-    "bz2": ("bz2", "BZ2Decompressor"),
-    "xz": ("lzma", "LZMADecompressor"),
-    "zst": ("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", "ZstdDecompressor"),
+_BLOCK = 256 * _KIB  # is read and decoded at once: enough for C speed, little enough for the processor's cache
+_PIECE_COST = 4 * _KIB  # what a small piece counts for when files are packed: opening one isn't free
+_ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+#: How a compressed file begins, and what reads it, imported when one is met: not every Python has them all.
+_COMPRESSIONS = {
+    "gzip": (rb"\x1f\x8b\x08", "gzip", "GzipFile"),
+    "bz2": (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "bz2", "BZ2Decompressor"),
+    "xz": (rb"\xfd7zXZ\0", "lzma", "LZMADecompressor"),
+    "zst": (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _ZSTD, "ZstdDecompressor"),  # a frame, or one to skip
 }
 
 
@@ -93,8 +85,7 @@ def source_of(path: str, name: str | None = None) -> Source:
         with Path(path).open("rb") as file:
             compression, size = _compression(file.peek()), os.fstat(file.fileno()).st_size
     except OSError as error:
-        hint = "; it is a link to nothing" if error.errno == errno.ENOENT and Path(path).is_symlink() else ""
-        raise InputError(f"{name} can't be read: {error.strerror}{hint}") from error
+        _refuse(error)
     return Source(name, os.fsencode(Path(path).absolute()), size, compression)
 
 
@@ -119,29 +110,30 @@ def _below(directory: str) -> Iterator[str]:
     seen = set()
     for where, directories, files in os.walk(directory, followlinks=True, onerror=_refuse):
         here = os.path.realpath(where)
-        directories[:] = [] if here in seen else sorted(name for name in directories if name[0] not in "._")
-        yield from (os.path.join(where, name) for name in sorted(files) if name[0] not in "._" and here not in seen)
+        if here in seen:
+            directories.clear()
+            continue
         seen.add(here)
+        directories[:] = sorted(name for name in directories if name[0] not in "._")
+        yield from (os.path.join(where, name) for name in sorted(files) if name[0] not in "._")  # noqa: PTH118
 
 
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{_readable(error.filename)} can't be read: {error.strerror}") from error
+def _refuse(error: OSError) -> NoReturn:
+    hint = "; it is a link to nothing" if Path(error.filename).is_symlink() else ""
+    raise InputError(f"{_readable(error.filename)} can't be read: {error.strerror}{hint}") from error
 
 
-def _readable(path: str) -> str:
+def _readable(path: str | os.PathLike[str]) -> str:
     """Return a path as text that can be printed and sent."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _compression(start: bytes) -> str:
-    return next((name for name, magic in _MAGIC.items() if re.match(magic, start)), "")
+    return next((name for name, (magic, _, _) in _COMPRESSIONS.items() if re.match(magic, start)), "")
 
 
 def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[Split]:
-    """Return splits of about `split_bytes`, at least one; their pieces in order are the sources in order.
-
-    Compressed files, and all files of a reader that isn't `splittable`, stay whole whatever their size.
-    """
+    """Return splits of about `split_bytes`, at least one; their pieces in order are the sources in order."""
     splits: list[Split] = []
     pieces: list[Piece] = []
     cost = 0
@@ -155,30 +147,25 @@ def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[S
 
 
 def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
-    name, path, size = source.name, source.path, source.size
     if source.compression or not splittable:
-        return [Piece(name, path, 0, None, size)]
+        return [Piece(source.name, source.path, 0, None, source.size)]
     # All about equal, so that no small rest costs a task of its own.
-    count = max(1, -(-size // split_bytes))
-    bounds = [size * number // count for number in range(count + 1)]
-    return [Piece(name, path, start, stop, stop - start) for start, stop in pairwise(bounds)]
+    count = max(1, -(-source.size // split_bytes))
+    bounds = [source.size * number // count for number in range(count + 1)]
+    return [Piece(source.name, source.path, start, stop, stop - start) for start, stop in pairwise(bounds)]
 
 
 def choose_split_bytes(total: int, workers: int) -> int:
-    """Return the size of splits for `total` bytes of input.
-
-    At most 16 MiB, the low end of the MapReduce paper (§3.5), so that little is lost with a task. Less if the workers
-    would get fewer than three tasks each and wait for the slowest; but below 1 MiB a task isn't worth its costs.
-    """
+    """Return the size of splits for `total` bytes of input."""
+    # 16 MiB is the low end of the MapReduce paper's §3.5: little is lost with a task. Smaller inputs give each worker
+    # three tasks, so that none waits long for the slowest; but below 1 MiB a task isn't worth its costs.
     return min(16 * _MIB, max(_MIB, -(-total // (3 * max(1, workers)))))
 
 
 def choose_reducers(total: int, workers: int) -> int:
-    """Return the number of reduce tasks for `total` bytes of input.
-
-    One for each worker, more if partitions were above 64 MiB, but a small multiple of the workers (the paper, §3.5),
-    as each makes a part file. A small input makes one file: nobody likes to look into eight.
-    """
+    """Return the number of reduce tasks for `total` bytes of input."""
+    # A small multiple of the workers (the paper, §3.5), as each makes a part file: one for each, and more if partitions
+    # were above 64 MiB. A small input makes one file: nobody likes to look into eight.
     workers = max(1, workers)
     return 1 if total < _MIB else min(max(workers, -(-total // (64 * _MIB))), 4 * workers)
 
@@ -192,15 +179,12 @@ def parse_size(text: str) -> int:
 
 
 class Block(Struct, eq=False):
-    """Some records in a row of one input, at least one, and where each of them begins.
-
-    `records` may be parsed while they are iterated, once, and then raise UnreadableRecord at the one that fails.
-    """
+    """Some records in a row of one input, at least one, and where each of them begins."""
 
     source: str
     offset: int  # byte offset of `raw` in the file's (decompressed) content
     raw: bytes
-    records: Iterable[Any] = ()
+    records: Iterable[Any] = ()  # to iterate once; may parse in passing and raise UnreadableRecord
     lines: Sequence[int] = range(sys.maxsize)  # at which line of `raw` each record begins
     replaced: int = 0  # characters that stand for bytes which aren't text
     encoding: str = "utf-8"
@@ -250,7 +234,7 @@ class JsonLines(Lines):
         for block in super().blocks(piece, settings):
             filled = {number: line for number, line in enumerate(block.records) if line and not line.isspace()}
             block.lines = list(filled)
-            block.records = map(partial(self._parse, block), count(), filled.values())
+            block.records = map(partial(self._parse, block), range(len(filled)), filled.values())
             if filled:
                 yield block
 
@@ -304,7 +288,7 @@ class Csv(Reader):
 
         def decoded(line: bytes) -> str:
             taken.append(line)
-            return line.decode(settings.encoding, "replace")
+            return _decoded(piece.name, offset, line, settings)[0]
 
         with open_piece(piece) as file:
             try:
@@ -327,17 +311,16 @@ def check_encoding(settings: Settings) -> None:
     except (LookupError, ValueError) as error:
         raise InputError(f"unknown encoding {settings.encoding!r}; write utf-8, latin-1, cp1252 or the like") from error
     if newlines != 2:
-        example = f"iconv -f {settings.encoding} -t utf-8 FILE > FILE.txt"
-        raise InputError(f"{settings.encoding} can't be split, as its lines don't end with byte 0A; convert it: {example}")
+        hint = f"convert it first: iconv -f {settings.encoding} -t utf-8 FILE > FILE.txt"
+        raise InputError(f"{settings.encoding} can't be split, as its lines don't end with the byte 0A; {hint}")
 
 
 def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[str, Block]:
     """Return the text of some whole lines, and their block, still without its records."""
     signed = codecs.lookup(settings.encoding).name == "utf-8-sig"  # only the file's start may bear the signature
     encoding = "utf-8" if signed else settings.encoding
-    replaced = 0
     try:
-        text = raw.decode(encoding)
+        text, replaced = raw.decode(encoding), 0
     except UnicodeDecodeError as error:
         if settings.decode_errors == "strict":
             line = raw.rfind(b"\n", 0, error.start) + 1
@@ -345,9 +328,8 @@ def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[
         text = raw.decode(encoding, "replace")
         genuine = "\ufffd".encode(encoding, "ignore")
         replaced = text.count("\ufffd") - (raw.count(genuine) if genuine else 0)
-    if signed and offset == 0:
-        text = text.removeprefix("\ufeff")
-    return text, Block(source, offset, raw, replaced=replaced, encoding=encoding)
+    block = Block(source, offset, raw, replaced=replaced, encoding=encoding)
+    return text.removeprefix("\ufeff") if signed and offset == 0 else text, block
 
 
 def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
@@ -403,15 +385,13 @@ class _Content(io.RawIOBase):
 
 
 def _decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
-    """Yield the content of one or more compressed streams, perhaps with zeros between them.
-
-    Python's BZ2File and LZMAFile take anything after the first stream that isn't another one for the file's end.
-    """
-    if compression == "gzip":
-        yield from iter(partial(gzip.GzipFile(fileobj=file).read1, _BLOCK), b"")
-        return
-    module, name = _DECOMPRESSORS[compression]
+    """Yield the content of compressed streams that follow each other, perhaps with zeros between them."""
+    _, module, name = _COMPRESSIONS[compression]
     new_stream = getattr(import_module(module), name)
+    if compression == "gzip":
+        yield from iter(partial(new_stream(fileobj=file).read1, _BLOCK), b"")
+        return
+    # Not by BZ2File or LZMAFile: they take damage where the next stream should begin for the file's end.
     raw = file.read(_BLOCK)
     while raw:
         stream = new_stream()

@@ -1,12 +1,11 @@
 """The view of a run: it reads facts and decides nothing.
 
 Arithmetic and wording are plain functions of plain values. `LiveView` draws on a terminal, `LogView` writes lines where
-there is none. All durations are differences of the server's times; this machine's clock only limits how often we draw.
+there is none. Durations are differences of the server's times; this machine's clock only limits how often we draw.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
@@ -16,21 +15,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TextIO
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from rqmr.model import AttemptId, Event, Facts, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
 
-#: Two heartbeats of the default lease, so that a rate doesn't jump with each of them.
-RATE_MS = 10_000
-#: How long a worker's row stays when its attempt is over: most have the next one before that, and nothing jumps.
-LINGER_MS = 2_000
-#: How long nobody listens before we say so: local workers need a moment to start.
-ABSENT_MS = 1_000
-#: How long an important event keeps its place against newer commits.
-RECENT_MS = 20_000
+RATE_MS = 10_000  # two heartbeats of the default lease, so that a rate doesn't jump with each of them
+LINGER_MS = 2_000  # a worker's row outlives its attempt: most have the next one by then, and nothing jumps
+ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a moment to start
+RECENT_MS = 20_000  # an important event keeps its place against newer commits
 REFRESH_SECONDS = 0.12
 LOG_SECONDS, LOG_SECONDS_MAX = 2.0, 30.0
 MOST_WORKERS, MOST_WIDTH, NAME_WIDTH = 12, 100, 16
@@ -54,7 +48,7 @@ class View(Protocol):
     """Who shows a run. Every call is cheap."""
 
     def begin(self, header: Header) -> None:
-        """The run begins."""
+        """Begin to show a run."""
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Take what is true now, and the events that are new."""
@@ -66,32 +60,36 @@ class View(Protocol):
         """Take one line of news."""
 
     def end(self) -> None:
-        """Leave the terminal as it should be, whatever happened. Calling it twice does no harm."""
+        """Leave the terminal as it should be, whatever happened; twice does no harm."""
+
+
+class QuietView(View):
+    """Shows nothing."""
+
+
+def choose_view(*, quiet: bool, stream: TextIO | None = None) -> View:
+    """Return the view that fits where its text goes, stderr if not said otherwise."""
+    stream = stream or sys.stderr
+    if quiet:
+        return QuietView()
+    console = Console(file=stream, highlight=False)
+    return LiveView(console) if stream.isatty() and not console.is_dumb_terminal else LogView(stream)
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Amount:
-    """How much of a phase is done, by the winners and by those that run."""
-
-    tasks: float = 0.0
-    records: int = 0
-    size: int = 0
-
-
-def done_so_far(phase: PhaseFacts, running: Iterable[RunningAttempt]) -> Amount:
-    """Return how much of the phase is done. Of two attempts of one task only the one that is further counts."""
+def done_so_far(phase: PhaseFacts, running: Iterable[RunningAttempt]) -> Progress:
+    """Return how far the phase is, by its winners and by those that run; of a task's attempts the one that is further."""
     best: dict[TaskId, Progress] = {}
     for attempt in running:
         task = attempt.id.task
         if (task.step, task.kind) == (phase.phase.step, phase.phase.kind):
             best[task] = max(best.get(task, Progress()), attempt.progress, key=lambda each: each.fraction)
-    return Amount(
-        min(phase.phase.tasks, phase.committed + sum(each.fraction for each in best.values())),
+    return Progress(
         phase.records + sum(each.records for each in best.values()),
         phase.size + sum(each.size for each in best.values()),
+        min(1.0, (phase.committed + sum(each.fraction for each in best.values())) / max(1, phase.phase.tasks)),
     )
 
 
@@ -99,15 +97,14 @@ class Pace:
     """How fast a phase goes, and when it will be done."""
 
     def __init__(self, started_ms: int) -> None:
-        self._started_ms = started_ms
-        self._samples = deque([(started_ms, Amount())])
-        self._changed_ms = started_ms
+        self._started_ms = self._changed_ms = started_ms
+        self._samples = deque([(started_ms, Progress())])
 
-    def add(self, now_ms: int, amount: Amount) -> None:
+    def add(self, now_ms: int, done: Progress) -> None:
         """Take how much is done now."""
-        if amount.tasks != self._samples[-1][1].tasks:
+        if done.fraction != self._samples[-1][1].fraction:
             self._changed_ms = now_ms
-        self._samples.append((now_ms, amount))
+        self._samples.append((now_ms, done))
         while len(self._samples) > 2 and self._samples[1][0] <= now_ms - RATE_MS:
             self._samples.popleft()
 
@@ -117,105 +114,93 @@ class Pace:
         seconds = max(1, now_ms - then_ms) / 1000
         return max(0, now.records - then.records) / seconds, max(0, now.size - then.size) / seconds
 
-    def left_ms(self, tasks: int) -> int | None:
-        """Return how long the rest will take if it goes on as before; None if that can't be told yet.
+    def left_ms(self) -> int | None:
+        """Return how long the rest takes if it goes on as before; None if that can't be told yet.
 
-        Between two heartbeats nothing is heard, so we count down from the last change.
+        Between two heartbeats nothing is heard, so it counts down from the last change.
         """
-        now_ms, amount = self._samples[-1]
-        if not amount.tasks or now_ms - self._started_ms < 1000:
+        now_ms, done = self._samples[-1]
+        if not done.fraction or now_ms - self._started_ms < 1000:
             return None
-        total = (self._changed_ms - self._started_ms) * tasks / amount.tasks
-        return max(0, round(total - (now_ms - self._started_ms)))
+        whole = (self._changed_ms - self._started_ms) / done.fraction
+        return max(0, round(whole - (now_ms - self._started_ms)))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One phase in numbers."""
+    """One phase in numbers, and its numbers in words."""
 
     title: str
     facts: PhaseFacts
-    done: Amount
-    elapsed_ms: int
-    left_ms: int | None
-    records_per_second: float
-    bytes_per_second: float
-
-    @property
-    def tasks(self) -> int:
-        """How many the phase has."""
-        return self.facts.phase.tasks
-
-    @property
-    def fraction(self) -> float:
-        """How much is done, from 0 to 1."""
-        return self.done.tasks / self.tasks if self.tasks else 1.0
-
-    @property
-    def percent(self) -> str:
-        """The fraction as text; 100% is said only when all is done."""
-        return f"{math.floor(self.fraction * 100)}%" if self.is_complete else f"{min(99, int(self.fraction * 100))}%"
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has."""
-        return self.facts.started_ms > 0
+    done: Progress
+    elapsed_ms: int = 0
+    left_ms: int | None = None
+    records_per_second: float = 0.0
+    bytes_per_second: float = 0.0
 
     @property
     def is_complete(self) -> bool:
         """Whether every task is committed."""
-        return self.facts.committed >= self.tasks
+        return self.facts.committed >= self.facts.phase.tasks
+
+    @property
+    def percent(self) -> str:
+        """The fraction; 100% only when every task is committed."""
+        return "100%" if self.is_complete else f"{min(99, int(self.done.fraction * 100))}%"
+
+    @property
+    def tasks(self) -> str:
+        """How many are committed, of how many."""
+        return f"{self.facts.committed}/{self.facts.phase.tasks}"
+
+    @property
+    def counts(self) -> list[tuple[str, str]]:
+        """What it has read or what waits, and what went wrong: texts and styles."""
+        told = [(f"{self.facts.running} running", ""), (f"{self.facts.pending} pending", "")]
+        if self.is_complete:
+            told = [(f"{self.done.records:,} records", "dim"), (f"{self.done.size / 2**20:,.1f} MiB", "dim")]
+        troubles = ((self.facts.lost, "lost", "yellow"), (self.facts.failed, "failed", "red"))
+        return told + [(f"{count} {what}", style) for count, what, style in troubles if count]
 
     @property
     def rates(self) -> str:
-        """Both rates, with their units, in a fixed width."""
+        """Both rates, in a fixed width."""
         return f"{compact(self.records_per_second):>5} records/s  {self.bytes_per_second / 2**20:6.1f} MiB/s"
-
-    @property
-    def amount(self) -> str:
-        """What it has read."""
-        return f"{self.done.records:,} records  {self.done.size / 2**20:,.1f} MiB"
-
-    @property
-    def troubles(self) -> list[tuple[str, str]]:
-        """Attempts lost and failed, if any: text and style."""
-        counts = ((self.facts.lost, "lost", "yellow"), (self.facts.failed, "failed", "red"))
-        return [(f"{count:,} {what}", style) for count, what, style in counts if count]
 
 
 class Meter:
-    """Measures the phases of a run from one facts to the next."""
+    """Measures a run's phases from one facts to the next."""
 
     def __init__(self) -> None:
         self._paces: dict[int, Pace] = {}
         self._ends: dict[int, int] = {}
-        self._absent_since: int | None = None
+        self._absent_since = 0
 
     def measure(self, facts: Facts) -> list[Measure]:
-        """Return every phase of the run as it is now."""
+        """Return every phase as it is now."""
         titles = phase_titles([each.phase for each in facts.phases])
         return [self._phase(facts, number, title) for number, title in enumerate(titles)]
 
     def is_deserted(self, facts: Facts) -> bool:
         """Whether for a while no worker has been listening and none at work."""
         if facts.workers or facts.running or facts.state != RunState.RUNNING:
-            self._absent_since = None
+            self._absent_since = 0
             return False
         self._absent_since = self._absent_since or facts.now_ms
         return facts.now_ms - self._absent_since >= ABSENT_MS
 
     def _phase(self, facts: Facts, number: int, title: str) -> Measure:
-        phase, done = facts.phases[number], done_so_far(facts.phases[number], facts.running)
-        if not phase.started_ms:
-            return Measure(title, phase, done, 0, None, 0, 0)
-        pace = self._paces.setdefault(number, Pace(phase.started_ms))
-        pace.add(facts.now_ms, done)
+        phase = facts.phases[number]
+        now_ms, started_ms, done = facts.now_ms, phase.started_ms, done_so_far(phase, facts.running)
+        if not started_ms:
+            return Measure(title, phase, done)
+        pace = self._paces.setdefault(number, Pace(started_ms))
+        pace.add(now_ms, done)
         if phase.committed < phase.phase.tasks:
-            self._ends.pop(number, None)  # a reopened task may have undone it
-            elapsed = max(0, facts.now_ms - phase.started_ms)
-            return Measure(title, phase, done, elapsed, pace.left_ms(phase.phase.tasks), *pace.per_second())
+            self._ends.pop(number, None)  # a task may have been reopened
+            return Measure(title, phase, done, now_ms - started_ms, pace.left_ms(), *pace.per_second())
         following = facts.phases[number + 1].started_ms if number + 1 < len(facts.phases) else 0
-        elapsed = max(1, self._ends.setdefault(number, following or facts.now_ms) - phase.started_ms)
+        elapsed = max(1, self._ends.setdefault(number, following or now_ms) - started_ms)
         return Measure(title, phase, done, elapsed, None, done.records / elapsed * 1000, done.size / elapsed * 1000)
 
 
@@ -239,12 +224,10 @@ def clock(ms: float) -> str:
 
 
 def compact(number: float) -> str:
-    """Return a number in at most five columns: ``9,876``, ``98.8k``, ``1.23M``."""
-    for limit, divisor, unit in ((9_999.5, 1, ""), (999_500, 1e3, "k"), (999.5e6, 1e6, "M"), (math.inf, 1e9, "G")):
-        if number < limit:
-            break
-    value = number / divisor
-    return f"{value:,.0f}" if not unit else f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
+    """Return a number in at most five columns: ``9,876``, ``99k``, ``1.2M``."""
+    if number < 999_500:
+        return f"{number:,.0f}" if number < 9_999.5 else f"{number / 1e3:.0f}k"
+    return f"{number / 1e6:.1f}M" if number < 99.95e6 else f"{number / 1e6:.0f}M"
 
 
 def time_of_day(ms: int) -> str:
@@ -253,44 +236,108 @@ def time_of_day(ms: int) -> str:
 
 
 def phase_titles(phases: Sequence[Phase]) -> list[str]:
-    """Return the phases in words: map, reduce; with several reduce phases they are numbered from 1."""
+    """Return the phases in words: map, reduce; several reduce phases are numbered from 1."""
     several = sum(each.kind == Kind.REDUCE for each in phases) > 1
     return ["map" if p.kind == Kind.MAP else f"reduce {p.step + 1}" if several else "reduce" for p in phases]
 
 
 def subject_title(subject: str, phases: Sequence[Phase], backups: Iterable[TaskId] = ()) -> str:
-    """Return a phase, task or attempt in words: ``map 5``, ``reduce 3 (2nd try)``, ``reduce 2 #3`` of several steps."""
+    """Return a phase, task or attempt in words: ``map 5``, ``reduce 3 (2nd try)``, of several steps ``reduce 2 #3``."""
     titles = dict(zip((each.name for each in phases), phase_titles(phases), strict=True))
-    name, _, number = subject.rpartition("-a") if "-a" in subject else (subject, "", "1")
+    name, _, number = subject.partition("-a")
     try:
-        task, tries = TaskId.parse(name), int(number)
+        task, tries = TaskId.parse(name), int(number or 1)
     except ValueError:
         return titles.get(subject, subject)
-    title = titles.get(f"s{task.step}-{task.kind}", "map" if task.kind == Kind.MAP else "reduce")
+    title = titles[f"s{task.step}-{task.kind}"]
     title += f" #{task.index}" if title[-1].isdigit() else f" {task.index}"
-    return title if tries == 1 else f"{title} ({'backup' if task in backups else f'{ordinal(tries)} try'})"
-
-
-def ordinal(number: int) -> str:
-    """Return ``1st``, ``2nd``, ``11th``."""
-    ending = "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+    nth = "backup" if task in backups else {2: "2nd try", 3: "3rd try"}.get(tries, f"try {tries}")
+    return title if tries == 1 else f"{title} ({nth})"
 
 
 def short_worker(name: str, host: str = "") -> str:
     """Return a worker's name in at most 16 columns, with its host if one is given."""
     name = _LOCAL.sub("", name)
-    name = name[:8] if re.fullmatch(r"[0-9a-f]{32}", name) else name  # what RQ calls a worker without a name
+    name = name[:8] if re.fullmatch(r"[0-9a-f]{32}", name) else name  # RQ's own choice, if the user made none
     if host and len(name) + 3 < NAME_WIDTH:
         name = f"{host.partition('.')[0][-(NAME_WIDTH - 1 - len(name)) :]}:{name}"
-    return name[-NAME_WIDTH:]  # names of one kind differ at their end
+    return name[-NAME_WIDTH:]  # names of one kind differ at their ends
 
 
 def absence(header: Header) -> list[str]:
-    """Return what to tell when no worker listens."""
-    if "://" not in header.server:
-        return [f"no worker listens on queue '{header.queue}' yet"]
-    return [
-        f"no worker listens on queue '{header.queue}': start one with",
-        f"  rq worker {header.queue} --url {header.server}",
-    ]
+    """Return what to tell when no worker listens: what to do, if the user can do it."""
+    url = re.search(r"\S+://\S+", header.server)
+    first = f"no worker listens on queue '{header.queue}'"
+    return [f"{first}: start one with", f"  rq worker {header.queue} --url {url[0]}"] if url else [f"{first} yet"]
+
+
+def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Event]:
+    """Return the last events, in which a recent important one is not pushed out by commits."""
+    told = [each for each in events if each.what != "claimed"]
+    told.sort(key=lambda each: (each.what in EVENT_STYLES and now_ms - each.at_ms < RECENT_MS, each.at_ms))
+    return sorted(told[max(0, len(told) - count) :], key=lambda each: each.at_ms)
+
+
+# --- lines --------------------------------------------------------------------------------------------------------
+
+
+class LogView(View):
+    """Writes lines, none of them with an escape code: what happens, and how far it is, every now and then."""
+
+    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._now = stream, now
+        self._meter = Meter()
+        self._header: Header | None = None
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+        self._last = ""
+        self._pause, self._next = LOG_SECONDS, now() + LOG_SECONDS
+        self._is_deserted = False
+
+    def begin(self, header: Header) -> None:
+        """Say which run it is, where, and its plan."""
+        self._header = header
+        self._write(f"{header.run} on {header.server}, queue {header.queue}")
+        self._write(header.plan)
+
+    def update(self, facts: Facts, events: Sequence[Event]) -> None:
+        """Write what is news."""
+        at, phases = f"{time_of_day(facts.now_ms)} ", [each.phase for each in facts.phases]
+        for event in events:
+            if event.what in EVENT_STYLES:
+                told = f"{subject_title(event.subject, phases)} {event.what}: {_LOCAL.sub('', event.note)}"
+                self._write(f"{time_of_day(event.at_ms)} {told.rstrip(': ')}")
+        for measure in self._meter.measure(facts):
+            for line in self._phase(measure):
+                self._write(at + line)
+        deserted = self._meter.is_deserted(facts)
+        if deserted and not self._is_deserted and self._header:
+            self._write(at + " ".join(absence(self._header)))
+        self._is_deserted = deserted
+
+    def printed(self, worker: str, line: str) -> None:
+        """Write the line behind the worker's name."""
+        self._write(f"{short_worker(worker)} | {line}")
+
+    def note(self, text: str) -> None:
+        """Write it."""
+        self._write(_LOCAL.sub("", text))
+
+    def end(self) -> None:
+        """Nothing is left to do: every line is out already."""
+
+    def _phase(self, measure: Measure) -> Iterator[str]:
+        name, at = measure.title, measure.facts.phase
+        if measure.facts.started_ms and name not in self._begun:
+            self._begun.add(name)
+            yield f"{name} begins: {at.tasks} tasks"
+        if not measure.is_complete:
+            self._ended.discard(name)
+            if measure.facts.started_ms and self._is_due(told := self._told(measure)):
+                yield f"{told}, {' '.join(measure.rates.split())}, {clock(measure.left_ms or 0)} left"
+        elif name not in self._ended:
+            self._ended.add(name)
+            yield f"{name} is done: {at.tasks} tasks in {clock(measure.elapsed_ms)}, {_list(measure.counts)}"
+
+    def _write(self, text: str) -> None:
+        print(plain(text, self._stream.encoding or "utf-8"), file=self._stream, flush=True)
