@@ -9,6 +9,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -16,14 +17,14 @@ from rqmr.config import Config
 from rqmr.connection import check_server, connect, hide_password
 from rqmr.dispatch import Dispatch
 from rqmr.driver import Driver, Observer
-from rqmr.errors import RunFailed
+from rqmr.errors import RefusedError, RunFailed
 from rqmr.inline import run_inline
 from rqmr.inputs import Source, expand, source_of
 from rqmr.job import Job
 from rqmr.local import Local
-from rqmr.model import Event, Facts, Summary, new_run_id
+from rqmr.model import Event, Facts, Header, Summary, new_run_id
 from rqmr.output import Output, read_records
-from rqmr.plan import Plan, Program, default_workers, plan, program
+from rqmr.plan import default_workers, plan, program
 
 STDIN = "-"
 
@@ -31,7 +32,7 @@ STDIN = "-"
 class View(Observer, Protocol):
     """Who wants to see a run, with what is about it."""
 
-    def begin(self, made: Plan, server: str) -> None:
+    def begin(self, header: Header) -> None:
         """Take the run that is about to begin."""
 
     def printed(self, worker: str, line: str) -> None:
@@ -44,7 +45,7 @@ class View(Observer, Protocol):
 class Silent:
     """Sees nothing."""
 
-    def begin(self, made: Plan, server: str) -> None:
+    def begin(self, header: Header) -> None:
         """Do nothing."""
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
@@ -92,6 +93,33 @@ class Result:
             self._temporary.cleanup()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for: what `run` and the command line have in common."""
+
+    job: str | type[Job]
+    inputs: Sequence[str | os.PathLike[str]]
+    params: Mapping[str, Any]
+    config: Config
+    output: str  # a directory; {run} in it stands for the run's id
+    temporary: bool = False  # whether that directory goes when it has been read
+    redis_url: str | None = None
+    inline: bool = False
+    overwrite: bool = False
+
+    @property
+    def url(self) -> str | None:
+        """The Redis that is named, if one is."""
+        return None if self.inline else self.redis_url or os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL")
+
+    @property
+    def local_workers(self) -> int:
+        """How many workers to start here."""
+        if self.config.workers is not None:
+            return self.config.workers
+        return 0 if self.url else default_workers()
+
+
 def run(
     job: str | type[Job],
     inputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
@@ -115,67 +143,51 @@ def run(
         RefusedError: the job, its parameters, the input, the output or Redis isn't fit to begin; nothing was done.
         RunFailed: the run failed; `failure` says why.
     """
-    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     config = config or Config(format="jsonl")
     temporary = tempfile.TemporaryDirectory(prefix="rqmr-out-") if output is None else None
-    directory = Path(output if output is not None else temporary.name)  # type: ignore[union-attr]
+    request = Request(
+        job=job,
+        inputs=[inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs),
+        params=params or {},
+        config=config,
+        output=temporary.name if temporary else os.fspath(output or ""),
+        temporary=temporary is not None,
+        redis_url=redis_url,
+        inline=inline,
+        overwrite=overwrite,
+    )
     try:
-        summary = execute(
-            lambda: program(job, params or {}),
-            given,
-            config,
-            directory=lambda run: directory,
-            redis_url=redis_url,
-            inline=inline,
-            overwrite=overwrite,
-            view=view or Silent(),
-        )
+        return Result(execute(request, view or Silent()), config.format, temporary)
     except BaseException:
         if temporary is not None:
             temporary.cleanup()
         raise
-    return Result(summary, config.format, temporary)
 
 
-def execute(
-    make_program: Any,
-    inputs: Sequence[str | os.PathLike[str]],
-    config: Config,
-    *,
-    directory: Any,
-    redis_url: str | None,
-    inline: bool,
-    overwrite: bool,
-    view: View,
-) -> Summary:
-    """Run a job. What `run` and the command line share; `directory` gives the output directory of a run's id."""
-    url = None if inline else redis_url or os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL")
-    count = config.workers if config.workers is not None else 0 if url else default_workers()
+def execute(request: Request, view: View) -> Summary:
+    """Run what is asked for. Raises as `run`."""
+    if not request.inline and not request.url and not request.local_workers:
+        raise RefusedError("0 workers would never end on a private server; name a Redis that workers listen to, or -w 1")
     with ExitStack() as stack:
-        local = None
-        if not inline and (count or not url):
-            # First of all, so that the server starts while the job is loaded and its input looked at.
-            local = stack.enter_context(Local(workers=count, queue=config.queue, url=url))
-        made_program: Program = make_program()
-        sources = expand([each for each in inputs if each != STDIN]) if any(each != STDIN for each in inputs) or not inputs else []
+        # First of all, so that the server starts while the job is loaded and its input looked at.
+        local = _local(request, stack)
+        made_program = program(request.job, request.params)
+        named = [each for each in request.inputs if each != STDIN]
+        sources = expand(named) if named or not request.inputs else []
         run = new_run_id(made_program.short_name)
-        output = Output(directory(run), run)
-        server = None if inline else _Server(local, url, config.queue, stack)
-        output.prepare(overwrite=overwrite)
-        stack.enter_context(closing(output))
-        stack.callback(output.discard)
-        if local is not None:
-            local.remove_on_death(output.stage)
-        if STDIN in inputs:
-            sources = _with_stdin(inputs, output.stage)
-        workers = count or (server.listening if server else 0) or default_workers()
-        made = plan(made_program, sources, config, workers=workers, stage_in=output.directory, run=run)
+        output = Output(Path(request.output.replace("{run}", run)), run)
+        server = None if request.inline else _Server(request, local, stack)
+        _prepare(output, request, local, stack)
+        if STDIN in request.inputs:
+            sources = _with_stdin(request.inputs, output.stage)
+        workers = request.local_workers or (server.listening if server else 0) or default_workers()
+        made = plan(made_program, sources, request.config, workers=workers, stage_in=output.directory, run=run)
+        description = server.description if server else "none: inline, in this process"
+        view.begin(Header(run, made.spec.job, description, request.config.queue, str(made), made.input_bytes))
         if server is None:
-            view.begin(made, "inline: this process, no server")
             return run_inline(made, output)
         for warning in server.warnings:
             view.note(f"warning: {warning}")
-        view.begin(made, server.description)
         watched = _Watched(view, local, output)
         try:
             return Driver(server.client, made, output, watched).run()
@@ -187,19 +199,36 @@ def execute(
             watched.drain()
 
 
+def _local(request: Request, stack: ExitStack) -> Local | None:
+    """Start the private server, unless a Redis is named, and the local workers."""
+    if request.inline or not request.local_workers:
+        return None
+    return stack.enter_context(Local(workers=request.local_workers, queue=request.config.queue, url=request.url))
+
+
+def _prepare(output: Output, request: Request, local: Local | None, stack: ExitStack) -> None:
+    """Make the stage, and see that it goes, whatever happens to this process."""
+    output.prepare(overwrite=request.overwrite)
+    stack.enter_context(closing(output))
+    stack.callback(output.discard)
+    if local is not None:
+        local.remove_on_death(output.directory if request.temporary else output.stage)
+        for path in output.made:
+            local.remove_on_death(path, if_empty=True)
+
+
 class _Server:
     """The Redis of a run."""
 
-    def __init__(self, local: Local | None, url: str | None, queue: str, stack: ExitStack) -> None:
-        embedded = local is not None and url is None
-        if local is not None:
-            ready = local.wait_ready()
-            url = url or ready
+    def __init__(self, request: Request, local: Local | None, stack: ExitStack) -> None:
+        embedded = request.url is None
+        ready = local.wait_ready() if local else None
+        url = request.url or ready
         assert url is not None
         self.client = stack.enter_context(closing(connect(url)))
         name, self.warnings = check_server(self.client, url)
         self.description = f"private {name} on a unix socket" if embedded else f"{name} at {hide_password(url)}"
-        self.listening = 0 if embedded else Dispatch(self.client, queue).workers()
+        self.listening = 0 if embedded else Dispatch(self.client, request.config.queue).workers()
 
 
 class _Watched:

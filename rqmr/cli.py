@@ -108,9 +108,8 @@ def run(
 ) -> None:
     """Run JOB over the inputs: map, shuffle, reduce, and the output as part files."""
     # Imported late, so that --help and mistakes are answered at once.
-    from rqmr.api import execute
+    from rqmr.api import Request, execute
     from rqmr.config import Config
-    from rqmr.plan import program
     from rqmr.progress import choose_view
 
     if output == "-" and as_json:
@@ -125,31 +124,33 @@ def run(
         encoding=encoding,
         decode_errors=decode_errors,
     )
-    parameters = _parameters(param or [])
     view = choose_view(quiet=quiet)
     with contextlib.ExitStack() as stack:
         stack.callback(view.end)
         if output == "-" or as_json:
             # What an inline job prints would mix with the result.
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rqmr-out-"))) if output == "-" else None
+        if output == "-":
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="rqmr-out-"))
+        request = Request(
+            job=job,
+            inputs=inputs or [],
+            params=_parameters(param or []),
+            config=config,
+            output=temporary if output == "-" else output or "output/{run}",
+            temporary=output == "-",
+            redis_url=redis_url,
+            inline=inline,
+            overwrite=overwrite,
+        )
         try:
-            summary = execute(
-                lambda: program(job, parameters),
-                inputs or [],
-                config,
-                directory=lambda run: temporary or Path(output or f"output/{run}"),
-                redis_url=redis_url,
-                inline=inline,
-                overwrite=overwrite,
-                view=view,
-            )
+            summary = execute(request, view)
         except RunFailed as error:
             if as_json:
                 _print_json({"state": "failed", "job": job, "failure": _plain(error.failure)})
             raise
         view.end()
-        _deliver(summary, form, to_stdout=temporary is not None, as_json=as_json, quiet=quiet, first_rows=output is None)
+        _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
 
 
 def report(failure: Failure, printed: list[str]) -> str:
@@ -168,7 +169,7 @@ def report(failure: Failure, printed: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _deliver(summary: Summary, form: str, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:
+def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:
     paths = [Path(summary.output) / part for part in summary.parts]
     if to_stdout:
         for path in paths:

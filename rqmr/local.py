@@ -107,13 +107,9 @@ class Local:
                 )
         return str(self._url)
 
-    def remove_on_death(self, path: Path) -> None:
+    def remove_on_death(self, path: Path, *, if_empty: bool = False) -> None:
         """Have the directory *path* removed as well if this process ends without close()."""
-        self._say({"remove": str(path.absolute())})
-
-    def forget(self, path: Path) -> None:
-        """Take back remove_on_death."""
-        self._say({"forget": str(path.absolute())})
+        self._say({"remove": str(path.absolute()), "if_empty": if_empty})
 
     def events(self) -> list[dict[str, Any]]:
         """What happened since the last call, as `rqmr.supervise` words it, or {"supervisor_died": status}."""

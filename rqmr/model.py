@@ -262,6 +262,17 @@ class Facts(Struct, frozen=True):
     workers: int = 0  # listening on the queue
 
 
+class Header(Struct, frozen=True):
+    """What is said of a run before it begins."""
+
+    run: str
+    job: str
+    server: str
+    queue: str
+    plan: str  # one line
+    input_bytes: int
+
+
 class Summary(Struct, frozen=True):
     """A run that succeeded, in numbers."""
 

@@ -123,7 +123,7 @@ class Output:
     def __init__(self, directory: Path, run: str) -> None:
         self.directory = directory.absolute()
         self.stage = self.directory / f"{_STAGE}{run}"
-        self._made: list[Path] = []
+        self.made: list[Path] = []  # directories that `prepare` made, the deepest first
         self._log: TextIO | None = None
 
     def prepare(self, *, overwrite: bool) -> None:
@@ -138,7 +138,7 @@ class Output:
             self.stage.mkdir(parents=True)
         except OSError as error:
             raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
-        self._made = missing
+        self.made = missing
 
     def _check(self, *, overwrite: bool) -> None:
         if not self.directory.exists():
@@ -199,7 +199,7 @@ class Output:
     def discard(self) -> None:
         """Remove the stage, and the directories that `prepare` made if nothing else is in them."""
         shutil.rmtree(self.stage, ignore_errors=True)
-        for path in self._made:
+        for path in self.made:
             try:
                 path.rmdir()
             except OSError:

@@ -2,7 +2,7 @@
 
 `rqmr.local` runs this file and speaks JSON lines with it:
 
-    stdin    an Order; then {"remove": path}, {"forget": path}; last {"bye": true}
+    stdin    an Order; then {"remove": path, "if_empty": bool}, to be done if the parent dies; last {"bye": true}
     stdout   {"ready": url} or {"error": text}; {"worker": name, "pid": …, "log": path} for each worker started;
              {"worker_died": name, "pid": …, "status": …}; {"server_died": status, "log": tail}
 
@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 #: How long a death, of the parent or of a worker, can go unnoticed.
 TICK_SECONDS = 0.2
@@ -68,7 +69,7 @@ class Parent:
 
     def __init__(self) -> None:
         self.said_bye = False
-        self.to_remove: set[str] = set()
+        self.to_remove: dict[str, bool] = {}  # path -> whether only if it is empty
         self._unread = b""
         self._closed = False
         # A parent that doesn't read must not stop us: a message that doesn't fit in the pipe is dropped.
@@ -108,13 +109,10 @@ class Parent:
         self._closed = not data
         return bool(data)
 
-    def _heed(self, message: dict[str, str]) -> None:
-        if path := message.get("remove"):
-            self.to_remove.add(path)
-        elif path := message.get("forget"):
-            self.to_remove.discard(path)
-        elif message.get("bye"):
-            self.said_bye = True
+    def _heed(self, message: dict[str, Any]) -> None:
+        if "remove" in message:
+            self.to_remove[message["remove"]] = message["if_empty"]
+        self.said_bye |= "bye" in message
 
 
 class Server:
@@ -273,8 +271,9 @@ class Supervisor:
         shutil.rmtree(self._order.directory, ignore_errors=True)
         self._parent.listen(0)  # to what it said last
         if self._parent.is_gone and not self._parent.said_bye:
-            for path in self._parent.to_remove:
-                shutil.rmtree(path, ignore_errors=True)
+            for path, if_empty in self._parent.to_remove.items():
+                with contextlib.suppress(OSError):
+                    Path(path).rmdir() if if_empty else shutil.rmtree(path)
 
     def _let_workers_sign_off(self) -> None:
         """A Redis that lives on shall know that they left: after their RQ job, or without waiting for its end."""
