@@ -1,7 +1,6 @@
 r"""Paths → splits → records.
 
-`expand` finds the files, `cut` makes splits of them, and a `Reader` turns each piece of a split into records. Files
-are cut at any byte: a piece owns the lines that *begin* in it, and only the byte ``\n`` ends a line, so each line
+Files are cut at any byte: a piece owns the lines that *begin* in it, and only the byte ``\n`` ends a line, so each line
 belongs to exactly one piece and no character is cut. Lines are read and decoded by blocks, for speed; where a record
 came from is worked out from the block's raw bytes, and only when someone asks.
 """
@@ -19,7 +18,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -90,32 +89,36 @@ def source_of(path: str, name: str | None = None) -> Source:
 
 
 def _paths(given: str) -> list[str]:
-    """Return the paths of the files that one input stands for: at least one, and none twice by links to directories."""
-    real = cache(os.path.realpath)
-    once: dict[tuple[str, str], str] = {}
-    # Path.glob refuses absolute patterns, and Path loses the spelling that users gave.
-    matches = [given] if os.path.lexists(given) else sorted(glob.glob(given, recursive=True))  # noqa: PTH207
-    for match in matches:
-        for path in _below(match) if Path(match).is_dir() else [match]:
-            directory, name = os.path.split(path)
-            once.setdefault((real(directory), name), path)
-    if not once:
-        hint = f"relative paths begin in {Path.cwd()}, and directories are read without names in . or _"
-        raise InputError(f"no file matches {_readable(given)!r}; {hint}")
-    return list(once.values())
+    """Return the paths of the files that one input stands for, at least one."""
+    paths: list[str] = []
+    for match in [given] if os.path.lexists(given) else _matches(given):
+        paths += (path for _, files in _walk(match) for path in files) if Path(match).is_dir() else [match]
+    if not paths:
+        hint = "names beginning with . or _ must be given themselves"
+        raise InputError(f"no file matches {_readable(given)!r}; it is sought from {Path.cwd()}, and {hint}")
+    return paths
 
 
-def _below(directory: str) -> Iterator[str]:
-    """Yield the files below a directory: its own, sorted, then those of its directories, each followed once."""
+def _matches(pattern: str) -> list[str]:
+    """Return what a glob matches, sorted; of one with ``**/`` only the files."""
+    head, *tail = re.split(r"(?<![^/])\*\*/", pattern, maxsplit=1)
+    if not tail:
+        return sorted(glob.glob(pattern))  # noqa: PTH207 - Path forgets how a path was spelled
+    # Not by glob itself: it goes round in circles of links until paths are too long.
+    places = [where for place in glob.glob(head or ".") for where, _ in _walk(place)]  # noqa: PTH207
+    found = {match for where in places for match in _matches(str(Path(glob.escape(where), tail[0])))}
+    return sorted(match for match in found if not Path(match).is_dir())
+
+
+def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield a directory and those below it, each followed once, with its files, and without names in . or _."""
     seen = set()
     for where, directories, files in os.walk(directory, followlinks=True, onerror=_refuse):
         here = os.path.realpath(where)
-        if here in seen:
-            directories.clear()
-            continue
+        directories[:] = sorted(name for name in directories if name[0] not in "._" and here not in seen)
+        if here not in seen:
+            yield where, [os.path.join(where, name) for name in sorted(files) if name[0] not in "._"]  # noqa: PTH118
         seen.add(here)
-        directories[:] = sorted(name for name in directories if name[0] not in "._")
-        yield from (os.path.join(where, name) for name in sorted(files) if name[0] not in "._")  # noqa: PTH118
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -311,8 +314,8 @@ def check_encoding(settings: Settings) -> None:
     except (LookupError, ValueError) as error:
         raise InputError(f"unknown encoding {settings.encoding!r}; write utf-8, latin-1, cp1252 or the like") from error
     if newlines != 2:
-        hint = f"convert it first: iconv -f {settings.encoding} -t utf-8 FILE > FILE.txt"
-        raise InputError(f"{settings.encoding} can't be split, as its lines don't end with the byte 0A; {hint}")
+        hint = f"convert the input: iconv -f {settings.encoding} -t utf-8 FILE > FILE.txt"
+        raise InputError(f"lines of {settings.encoding} don't end with the byte 0A, so it can't be split; {hint}")
 
 
 def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[str, Block]:
@@ -336,11 +339,9 @@ def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that the piece owns, as (byte offset, some whole lines)."""
     stop = sys.maxsize if piece.stop is None else piece.stop
     with open_piece(piece) as file:
-        if piece.start:
-            # The line around start - 1 belongs to the piece before, unless it ends right there.
-            file.seek(piece.start - 1)
-            file.readline(stop - piece.start + 1)
-        offset = file.tell()
+        offset = 0
+        if piece.start:  # skip the rest of a line that began before, if only its newline
+            offset = file.seek(piece.start - 1) + len(file.readline(stop - piece.start + 1))
         while offset < stop and (raw := file.read(min(_BLOCK, stop - offset))):
             if not raw.endswith(b"\n"):
                 raw += file.readline()

@@ -6,6 +6,7 @@ there is none. Durations are differences of the server's times; this machine's c
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -13,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TextIO
+from typing import Literal, NamedTuple, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from rqmr.model import AttemptId, Event, Facts, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
+from rqmr.model import Event, Facts, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
 
 RATE_MS = 10_000  # two heartbeats of the default lease, so that a rate doesn't jump with each of them
 LINGER_MS = 2_000  # a worker's row outlives its attempt: most have the next one by then, and nothing jumps
@@ -63,24 +64,20 @@ class View(Protocol):
         """Leave the terminal as it should be, whatever happened; twice does no harm."""
 
 
-class QuietView(View):
-    """Shows nothing."""
-
-
 def choose_view(*, quiet: bool, stream: TextIO | None = None) -> View:
-    """Return the view that fits where its text goes, stderr if not said otherwise."""
-    stream = stream or sys.stderr
+    """Return the view that fits where its text goes: stderr, if not said otherwise."""
     if quiet:
         return QuietView()
-    console = Console(file=stream, highlight=False)
-    return LiveView(console) if stream.isatty() and not console.is_dumb_terminal else LogView(stream)
+    stream = stream or sys.stderr
+    is_drawable = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return LiveView(Console(file=stream, highlight=False)) if is_drawable else LogView(stream)
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
 
 
 def done_so_far(phase: PhaseFacts, running: Iterable[RunningAttempt]) -> Progress:
-    """Return how far the phase is, by its winners and by those that run; of a task's attempts the one that is further."""
+    """Return how far the phase is, with those that run; of a task's attempts only the one that is further counts."""
     best: dict[TaskId, Progress] = {}
     for attempt in running:
         task = attempt.id.task
@@ -155,7 +152,7 @@ class Measure:
 
     @property
     def counts(self) -> list[tuple[str, str]]:
-        """What it has read or what waits, and what went wrong: texts and styles."""
+        """What runs and waits, or what was read, and what went wrong: texts and styles."""
         told = [(f"{self.facts.running} running", ""), (f"{self.facts.pending} pending", "")]
         if self.is_complete:
             told = [(f"{self.done.records:,} records", "dim"), (f"{self.done.size / 2**20:,.1f} MiB", "dim")]
@@ -241,17 +238,18 @@ def phase_titles(phases: Sequence[Phase]) -> list[str]:
     return ["map" if p.kind == Kind.MAP else f"reduce {p.step + 1}" if several else "reduce" for p in phases]
 
 
-def subject_title(subject: str, phases: Sequence[Phase], backups: Iterable[TaskId] = ()) -> str:
+def subject_title(subject: str, facts: Facts) -> str:
     """Return a phase, task or attempt in words: ``map 5``, ``reduce 3 (2nd try)``, of several steps ``reduce 2 #3``."""
+    phases = [each.phase for each in facts.phases]
     titles = dict(zip((each.name for each in phases), phase_titles(phases), strict=True))
     name, _, number = subject.partition("-a")
     try:
         task, tries = TaskId.parse(name), int(number or 1)
-    except ValueError:
+        title = titles[f"s{task.step}-{task.kind}"]
+    except (ValueError, KeyError):
         return titles.get(subject, subject)
-    title = titles[f"s{task.step}-{task.kind}"]
     title += f" #{task.index}" if title[-1].isdigit() else f" {task.index}"
-    nth = "backup" if task in backups else {2: "2nd try", 3: "3rd try"}.get(tries, f"try {tries}")
+    nth = "backup" if task in facts.backups else {2: "2nd try", 3: "3rd try"}.get(tries, f"try {tries}")
     return title if tries == 1 else f"{title} ({nth})"
 
 
@@ -262,6 +260,11 @@ def short_worker(name: str, host: str = "") -> str:
     if host and len(name) + 3 < NAME_WIDTH:
         name = f"{host.partition('.')[0][-(NAME_WIDTH - 1 - len(name)) :]}:{name}"
     return name[-NAME_WIDTH:]  # names of one kind differ at their ends
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a sort key by which w2 comes before w10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def absence(header: Header) -> list[str]:
@@ -278,21 +281,37 @@ def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Even
     return sorted(told[max(0, len(told) - count) :], key=lambda each: each.at_ms)
 
 
-# --- lines --------------------------------------------------------------------------------------------------------
+# --- the views ------------------------------------------------------------------------------------------------------
 
 
-class LogView(View):
-    """Writes lines, none of them with an escape code: what happens, and how far it is, every now and then."""
+class QuietView:
+    """Shows nothing."""
+
+    def begin(self, header: Header) -> None:
+        """Nothing."""
+
+    def update(self, facts: Facts, events: Sequence[Event]) -> None:
+        """Nothing."""
+
+    def printed(self, worker: str, line: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+class LogView:
+    """Writes lines without escape codes: what happens when it does, and how far it is every now and then."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._now = stream, now
         self._meter = Meter()
         self._header: Header | None = None
-        self._begun: set[str] = set()
-        self._ended: set[str] = set()
-        self._last = ""
+        self._said: dict[str, str] = {}  # about what -> what was said last
         self._pause, self._next = LOG_SECONDS, now() + LOG_SECONDS
-        self._is_deserted = False
 
     def begin(self, header: Header) -> None:
         """Say which run it is, where, and its plan."""
@@ -302,42 +321,272 @@ class LogView(View):
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Write what is news."""
-        at, phases = f"{time_of_day(facts.now_ms)} ", [each.phase for each in facts.phases]
         for event in events:
             if event.what in EVENT_STYLES:
-                told = f"{subject_title(event.subject, phases)} {event.what}: {_LOCAL.sub('', event.note)}"
-                self._write(f"{time_of_day(event.at_ms)} {told.rstrip(': ')}")
+                told = f"{subject_title(event.subject, facts)} {event.what}: {_LOCAL.sub('', event.note)}"
+                self._write(f"{time_of_day(event.at_ms)} {told.removesuffix(': ')}")
+        at = time_of_day(facts.now_ms)
         for measure in self._meter.measure(facts):
-            for line in self._phase(measure):
-                self._write(at + line)
-        deserted = self._meter.is_deserted(facts)
-        if deserted and not self._is_deserted and self._header:
-            self._write(at + " ".join(absence(self._header)))
-        self._is_deserted = deserted
+            if measure.facts.started_ms:
+                self._phase(measure, at)
+        deserted = self._meter.is_deserted(facts) and self._header
+        self._say("workers", at, " ".join(absence(deserted)) if deserted else "")
 
     def printed(self, worker: str, line: str) -> None:
         """Write the line behind the worker's name."""
         self._write(f"{short_worker(worker)} | {line}")
 
     def note(self, text: str) -> None:
-        """Write it."""
+        """Write the text."""
         self._write(_LOCAL.sub("", text))
 
     def end(self) -> None:
-        """Nothing is left to do: every line is out already."""
+        """Nothing is left to do: every line is out."""
 
-    def _phase(self, measure: Measure) -> Iterator[str]:
-        name, at = measure.title, measure.facts.phase
-        if measure.facts.started_ms and name not in self._begun:
-            self._begun.add(name)
-            yield f"{name} begins: {at.tasks} tasks"
-        if not measure.is_complete:
-            self._ended.discard(name)
-            if measure.facts.started_ms and self._is_due(told := self._told(measure)):
-                yield f"{told}, {' '.join(measure.rates.split())}, {clock(measure.left_ms or 0)} left"
-        elif name not in self._ended:
-            self._ended.add(name)
-            yield f"{name} is done: {at.tasks} tasks in {clock(measure.elapsed_ms)}, {_list(measure.counts)}"
+    def _phase(self, measure: Measure, at: str) -> None:
+        title, tasks = measure.title, f"{measure.facts.phase.tasks} tasks"
+        counts = ", ".join(text for text, _ in measure.counts)
+        if title not in self._said:
+            self._say(title, at, f"{title} begins: {tasks}")
+        if measure.is_complete:
+            self._say(title, at, f"{title} is done: {tasks} in {clock(measure.elapsed_ms)}, {counts}")
+        elif self._now() >= self._next:
+            told = f"{title} {measure.percent}: {measure.tasks} committed, {counts}, {measure.done.records:,} records"
+            left = "" if measure.left_ms is None else f", {clock(measure.left_ms)} left"
+            if self._say(title, at, told, f", {' '.join(measure.rates.split())}{left}"):
+                self._pause = min(2 * self._pause, LOG_SECONDS_MAX)
+                self._next = self._now() + self._pause
+
+    def _say(self, about: str, at: str, told: str, aside: str = "") -> bool:
+        """Write what is told if it is news, and the aside with it; return whether it was."""
+        is_news = told != self._said.get(about, "")
+        self._said[about] = told
+        if is_news and told:
+            self._write(f"{at} {told}{aside}")
+        return is_news
 
     def _write(self, text: str) -> None:
         print(plain(text, self._stream.encoding or "utf-8"), file=self._stream, flush=True)
+
+
+class Signs(NamedTuple):
+    """What is drawn with."""
+
+    done: str
+    half: str
+    rest: str
+    side: str
+    dash: str
+    dots: str
+
+
+UNICODE, ASCII = Signs(*"━╸─│–…"), Signs(*"#--|-", "...")
+
+
+def bar(fraction: float, width: int, signs: Signs) -> tuple[str, str]:
+    """Return both ends of a bar: what is done, and the rest."""
+    whole, half = divmod(int(2 * max(0, width) * min(1.0, max(0.0, fraction))), 2)
+    return signs.done * whole + signs.half * half, signs.rest * (width - whole - half)
+
+
+def share_out(height: int, phases: int) -> tuple[bool, int, int]:
+    """Return what there is room for: details of the phases, how many lines of workers (or "… and more"), and of events.
+
+    One line of the terminal stays free, each section has an empty one before it, and the workers have a heading.
+    """
+    is_roomy = height >= 2 * phases + 11
+    free = height - 1 - (2 * phases + 3 if is_roomy else phases + 1)
+    events = 0 if free < 8 else 3 if height < 32 else 5
+    return is_roomy, max(0, min(MOST_WORKERS + 1, free - 2 - (events + 1 if events else 0))), events
+
+
+class Row(NamedTuple):
+    """A worker and its attempt, which is over if it wasn't seen just now."""
+
+    name: str
+    attempt: RunningAttempt
+    seen_ms: int
+
+
+class LiveView:
+    """Draws the run at the bottom of a terminal; what is printed scrolls by above it.
+
+    The numbers of phases and of workers stand in the same columns, and columns only grow, so that nothing jumps.
+    """
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._now, self._next = console, now, 0.0
+        self._signs = ASCII if console.options.ascii_only else UNICODE
+        self._meter = Meter()
+        self._header: Header | None = None
+        self._facts: Facts | None = None
+        self._measures: list[Measure] = []
+        self._events: list[Event] = []
+        self._rows: dict[str, Row] = {}
+        self._hosts: set[str] = set()
+        self._name_width, self._task_width = 6, 12
+        self._is_deserted = self._is_over = False
+        self._lines: list[Text] = []  # to be printed with the next picture
+        self._live = Live(
+            console=console, get_renderable=self._draw, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+
+    def begin(self, header: Header) -> None:
+        """Start to draw."""
+        self._header = header
+        self._live.start(refresh=True)
+
+    def update(self, facts: Facts, events: Sequence[Event]) -> None:
+        """Remember what is true now, and draw it when the last picture is old enough."""
+        self._facts = facts
+        self._measures = self._meter.measure(facts)
+        self._is_deserted = self._meter.is_deserted(facts)
+        self._events = choose_events([*self._events, *events], facts.now_ms, 5)
+        self._note_workers(facts)
+        self._refresh()
+
+    def printed(self, worker: str, line: str) -> None:
+        """Let the line scroll by."""
+        self._lines.append(self._text((f"{short_worker(worker)} {self._signs.side} ", "cyan"), (line, "")))
+        self._refresh()
+
+    def note(self, text: str) -> None:
+        """Let the text scroll by."""
+        self._lines.append(self._text((_LOCAL.sub("", text), "yellow")))
+        self._refresh(at_once=True)
+
+    def end(self) -> None:
+        """Leave the bars as the final picture."""
+        self._is_over = True
+        try:
+            self._refresh(at_once=True)
+        finally:
+            self._live.stop()
+
+    def _note_workers(self, facts: Facts) -> None:
+        working = [each for each in facts.running if each.worker]  # a lease that just expired names nobody
+        self._hosts |= {each.host for each in working}
+        for each in working:
+            name = short_worker(each.worker, each.host if len(self._hosts) > 1 else "")
+            self._rows[each.worker] = Row(name, each, facts.now_ms)
+        self._rows = {name: row for name, row in self._rows.items() if facts.now_ms - row.seen_ms < LINGER_MS}
+
+    def _refresh(self, *, at_once: bool = False) -> None:
+        if self._now() < self._next and not at_once:
+            return
+        self._next = self._now() + REFRESH_SECONDS
+        lines, self._lines = self._lines, []
+        with self._console:  # all in one write, so that nothing flickers
+            if lines:
+                self._console.print(Text("\n").join(lines), soft_wrap=True)
+            if self._live.is_started:
+                self._live.refresh()
+
+    # What follows makes the picture's lines, section by section.
+
+    def _draw(self) -> Group:
+        is_roomy, most_workers, most_events = share_out(self._console.height, len(self._measures))
+        lines = self._title()[: 3 if is_roomy else 1]
+        for measure in self._measures:
+            lines += self._phase(measure)[: 2 if is_roomy else 1]
+        if self._facts and not self._is_over:
+            for section in (self._work(self._facts, most_workers), self._news(self._facts, most_events)):
+                lines += [Text(), *section] if section else []
+        return Group(*lines[: max(1, self._console.height - 1)])
+
+    def _title(self) -> list[Text]:
+        header, facts = self._header, self._facts
+        if header is None:
+            return []
+        elapsed = clock(facts.now_ms - facts.started_ms) if facts and facts.started_ms else ""
+        first = self._text((header.run, "bold"), (f"  queue {header.queue}  {header.server}", "dim"))
+        return [self._spread(first, elapsed, "bold"), self._text((header.plan, "dim")), Text()]
+
+    def _phase(self, measure: Measure) -> list[Text]:
+        """The bar, and a line of details below it."""
+        indent = max(len(each.title) for each in self._measures)
+        if not measure.facts.started_ms:
+            label = self._text((measure.title.ljust(indent), "dim"))
+            return [self._columns(label, 0.0, "", [("", ""), (measure.tasks, "dim")]), Text()]
+        left = self._signs.dash if measure.left_ms is None else f"{clock(measure.left_ms)} left"
+        cells = [(measure.percent, "bold"), (measure.tasks, ""), (clock(measure.elapsed_ms), "")]
+        cells += [] if measure.is_complete else [(left, "dim")]
+        details = self._text((" " * (indent + 2), ""), *((f"{text}  ", style) for text, style in measure.counts))
+        label, style = self._text((measure.title.ljust(indent), "bold")), "green" if measure.is_complete else "cyan"
+        return [self._columns(label, measure.done.fraction, style, cells), self._spread(details, measure.rates, "dim")]
+
+    def _work(self, facts: Facts, most: int) -> list[Text]:
+        """Who runs what, or why nobody does."""
+        if self._is_deserted and self._header:
+            return [self._text((line, "yellow")) for line in absence(self._header)]
+        if not self._rows:
+            waits = facts.state == RunState.RUNNING and any(each.pending for each in facts.phases)
+            return [self._text((f"waiting for a worker{self._signs.dots}", "dim"))] if waits else []
+        count = len(self._rows) if len(self._rows) <= min(most, MOST_WORKERS) else most - 1
+        if count < 1:
+            return []
+        rows = sorted(self._rows.values(), key=lambda each: natural(each.name))[:count]
+        titles = [subject_title(str(row.attempt.id), facts) for row in rows]
+        self._name_width = max(self._name_width, *(len(row.name) for row in rows))
+        self._task_width = max(self._task_width, *map(len, titles))
+        heading = self._columns(self._label("worker", "task"), None, "", [("", ""), ("records", ""), ("time", ""), ("lease", "")])
+        heading.stylize("dim")
+        more = len(self._rows) - count
+        rest = [self._text((f"{self._signs.dots} and {more} more workers", "dim"))] if more else []
+        return [heading, *(self._worker(*each, facts.now_ms) for each in zip(rows, titles, strict=True)), *rest]
+
+    def _worker(self, row: Row, title: str, now_ms: int) -> Text:
+        attempt, progress = row.attempt, row.attempt.progress
+        lease, age = attempt.deadline_ms - attempt.renewed_ms, max(0, row.seen_ms - attempt.renewed_ms)
+        style = "red" if age > 0.8 * lease else "yellow" if age > 0.5 * lease else "dim"
+        cells = [(f"{int(progress.fraction * 100)}%", ""), (f"{progress.records:,}", "")]
+        cells += [(clock(row.seen_ms - attempt.started_ms), ""), (f"{age / 1000:.1f}/{lease / 1000:g} s", style)]
+        line = self._columns(self._label(row.name, title), progress.fraction, "cyan", cells)
+        if row.seen_ms < now_ms:
+            line.stylize("dim")
+        return line
+
+    def _news(self, facts: Facts, most: int) -> list[Text]:
+        events = choose_events(self._events, facts.now_ms, most)
+        told = [(event, subject_title(event.subject, facts)) for event in events]
+        width = max((len(subject) for _, subject in told), default=0)
+        lines = []
+        for event, subject in told:
+            text = f"{event.what:<9}  {subject:<{width}}  {_LOCAL.sub('', event.note)}"
+            at = f"{time_of_day(event.at_ms)}  "
+            lines.append(self._text((at, "dim"), (text, EVENT_STYLES.get(event.what, "dim"))))
+        return lines
+
+    # And these the parts of a line.
+
+    @property
+    def _width(self) -> int:
+        return min(self._console.width, MOST_WIDTH)
+
+    @property
+    def _overflow(self) -> Literal["crop", "ellipsis"]:
+        return "crop" if self._signs is ASCII else "ellipsis"
+
+    def _text(self, *parts: tuple[str, str]) -> Text:
+        told = ((plain(text, self._console.encoding), style) for text, style in parts)
+        return Text.assemble(*told, no_wrap=True, overflow=self._overflow)
+
+    def _label(self, name: str, title: str) -> Text:
+        return self._text((f"{name:<{self._name_width}}  {title:<{self._task_width}}", ""))
+
+    def _spread(self, left: Text, right: str, style: str) -> Text:
+        """A part at either end; the left one is cut if there isn't room for both."""
+        left.truncate(max(0, self._width - len(right) - 2), overflow=self._overflow, pad=True)
+        return left.append("  ").append(right, style)
+
+    def _columns(self, label: Text, fraction: float | None, style: str, cells: Sequence[tuple[str, str]]) -> Text:
+        """Label, bar, percent, count, time, and time left or lease; a narrow terminal does without the last."""
+        widths = [4, max(9, *(len(each.tasks) for each in self._measures)), 6, 10]
+        while len(widths) > 2 and self._width - sum(widths) - 2 * len(widths) < 24:
+            widths.pop()
+        space = self._width - label.cell_len - 2 - sum(width + 2 for width in widths)
+        done, rest = ("", " " * space) if fraction is None else bar(fraction, space, self._signs)
+        line = label.append("  ").append(done, style).append(rest, "bright_black")
+        for (text, cell_style), width in zip(cells, widths, strict=False):
+            line.append("  ").append(text.rjust(width), cell_style)
+        return line

@@ -24,6 +24,7 @@ class Scripts:
     """The scripts of one run on one server."""
 
     def __init__(self, client: Client, keys: RunKeys) -> None:
+        self._client = client
         self._keys = keys
         self._scripts = {name: client.register_script(source(name)) for name in NAMES}
 
@@ -58,10 +59,13 @@ class Scripts:
             )
         )  # fmt: skip
 
-    def write(self, shuffle: str, fields: dict[str, bytes]) -> str:
-        """Return "WRITTEN" or "ENDED"."""
-        pairs = [part for field in fields.items() for part in field]
-        return str(self._call("write", [self._keys.run, shuffle], *pairs))
+    def write(self, fields: dict[str, dict[str, bytes]]) -> set[str]:
+        """Write the fields of each shuffle hash, all in one go; return the replies: "WRITTEN" or "ENDED"."""
+        pipe = self._client.pipeline(transaction=False)
+        for shuffle, chunks in fields.items():
+            pairs = [part for chunk in chunks.items() for part in chunk]
+            self._scripts["write"](keys=[self._keys.run, shuffle], args=pairs, client=pipe)
+        return set(_text(pipe.execute()))
 
     def commit(self, claim: Claim, outcome: Outcome, encoded: bytes, partitions: Sequence[int], step: int) -> list[Any]:
         """Return the script's reply; the `partitions` are those of `step` that the attempt has a segment for."""

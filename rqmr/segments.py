@@ -44,9 +44,8 @@ class RedisSink:
     def flush(self) -> None:
         """Send what is held."""
         waiting, self._waiting, self._held = self._waiting, {}, 0
-        for shuffle, fields in waiting.items():
-            if self._state.scripts.write(shuffle, fields) == "ENDED":
-                raise AttemptEnded(f"run {self._state.run} has ended")
+        if waiting and "ENDED" in self._state.scripts.write(waiting):
+            raise AttemptEnded(f"run {self._state.run} has ended")
 
     def discard(self) -> None:
         """Remove all chunks that were written; for an attempt that another one has beaten."""

@@ -58,7 +58,8 @@ class _Horse:
         self._worker = worker
         self._dispatch = Dispatch(state.client, state.spec.queue)
         # RQ sets this in the process that it forks for a job, and not where jobs run in the worker itself.
-        self._own_process = "RQ_WORKER_ID" in os.environ
+        own_process = "RQ_WORKER_ID" in os.environ
+        self._heartbeat = Heartbeat(state, worker=worker, own_process=own_process)
         # A ticket that was enqueued twice by a repeated command is two horses, and they are told apart.
         self._token = f"{ticket}.{secrets.token_hex(4)}"
         self._job_class: type[Job] | None = None
@@ -78,13 +79,14 @@ class _Horse:
                     break
                 self._attempt(claim)
         finally:
+            self._heartbeat.close()
             tick(self._state, self._dispatch)  # who leaves fills the window
 
     def _attempt(self, claim: Claim) -> None:
         state, place = self._state, Place()
         sink = RedisSink(state, claim.attempt)
         try:
-            with Heartbeat(state, claim, place, worker=self._worker, own_process=self._own_process):
+            with self._heartbeat.beating(claim, place):
                 outcome = self._run(claim, place, sink)
                 sink.flush()
                 if state.commit(claim, outcome):
