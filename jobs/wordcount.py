@@ -1,6 +1,9 @@
 """Count how often each word occurs.
 
     rqmr run wordcount input/*.txt
+
+The mapper says what one line is about, the reducer what it all comes to. `Sum` adds up where the words are read, so a
+word travels once for each map task, however often it occurs.
 """
 
 from collections.abc import Iterator

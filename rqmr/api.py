@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from msgspec import structs
+
 from rqmr.config import Config
 from rqmr.connection import check_server, connect, hide_password
 from rqmr.dispatch import Dispatch
@@ -135,21 +137,21 @@ def run(
     """Run a job over its inputs, and return its output.
 
     `job` is a Job subclass, or its name as `rqmr run` takes it. Without `output` the records are kept in a temporary
-    directory for as long as the result lives. `config`'s format is "jsonl" unless given, since that gives back the
-    types of keys and values. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private server is started for this
+    directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private server is started for this
     run, with one worker for each core.
 
     Raises:
         RefusedError: the job, its parameters, the input, the output or Redis isn't fit to begin; nothing was done.
         RunFailed: the run failed; `failure` says why.
     """
-    config = config or Config(format="jsonl")
+    config = config or Config()
+    form = config.format or "jsonl"
     temporary = tempfile.TemporaryDirectory(prefix="rqmr-out-") if output is None else None
     request = Request(
         job=job,
         inputs=[inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs),
         params=params or {},
-        config=config,
+        config=structs.replace(config, format=form),
         output=temporary.name if temporary else os.fspath(output or ""),
         temporary=temporary is not None,
         redis_url=redis_url,
@@ -157,7 +159,7 @@ def run(
         overwrite=overwrite,
     )
     try:
-        return Result(execute(request, view or Silent()), config.format, temporary)
+        return Result(execute(request, view or Silent()), form, temporary)
     except BaseException:
         if temporary is not None:
             temporary.cleanup()

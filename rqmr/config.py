@@ -30,8 +30,9 @@ class Config(Struct, frozen=True, kw_only=True):
     split_bytes: int | None = None
     #: Local workers.
     workers: int | None = None
-    #: How the last phase spells its records: "tsv" or "jsonl".
-    format: str = "tsv"
+    #: How the last phase spells its records, "tsv" or "jsonl". Unless given, the command writes TSV, which is for
+    #: people and other programs, and `rqmr.run` JSON lines, which give back the types.
+    format: str | None = None
     #: How text inputs are decoded, and what happens to bytes that aren't text ("replace" or "strict").
     encoding: str = "utf-8"
     decode_errors: str = "replace"
@@ -47,7 +48,7 @@ class Config(Struct, frozen=True, kw_only=True):
         _require(self.reducers is None or 1 <= self.reducers <= 10_000, "reducers", self.reducers, "1 to 10000")
         _require(self.split_bytes is None or self.split_bytes >= 1, "split size", self.split_bytes, "1 byte or more")
         _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")
-        _require(self.format in ("tsv", "jsonl"), "format", self.format, "tsv or jsonl")
+        _require(self.format in (None, "tsv", "jsonl"), "format", self.format, "tsv or jsonl")
 
 
 def _require(valid: bool, name: str, value: object, allowed: str) -> None:

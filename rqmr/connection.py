@@ -59,13 +59,16 @@ def check_server(client: Client, url: str) -> tuple[str, list[str]]:
         RedisError: it can't be reached, refuses, or is older than Redis 7.0 / Valkey 7.2.
     """
     shown = hide_password(url)
+    asking = clone(client, patient=False)  # one that isn't there shall be told at once
     try:
-        info = client.info("server")
-        policy = client.info("memory").get("maxmemory_policy", "noeviction")
+        info = asking.info("server")
+        policy = asking.info("memory").get("maxmemory_policy", "noeviction")
     except redis.AuthenticationError as error:
         raise RedisError(f"{shown} refuses this user or password ({error}); check the URL") from None
     except redis.RedisError as error:
         raise RedisError(f"no Redis answers at {shown}: {error}; is it running, and is the URL right?") from None
+    finally:
+        asking.close()
     kind = "valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "redis"
     version = str(info.get("valkey_version" if kind == "valkey" else "redis_version", "0"))
     name = f"{kind.capitalize()} {version}"

@@ -84,7 +84,7 @@ def source_of(path: str, name: str | None = None) -> Source:
         with Path(path).open("rb") as file:
             compression, size = _compression(file.peek()), os.fstat(file.fileno()).st_size
     except OSError as error:
-        _refuse(error)
+        _refuse(error, path)
     return Source(name, os.fsencode(Path(path).absolute()), size, compression)
 
 
@@ -94,8 +94,7 @@ def _paths(given: str) -> list[str]:
     for match in [given] if os.path.lexists(given) else _matches(given):
         paths += (path for _, files in _walk(match) for path in files) if Path(match).is_dir() else [match]
     if not paths:
-        hint = "names beginning with . or _ must be given themselves"
-        raise InputError(f"no file matches {_readable(given)!r}; it is sought from {Path.cwd()}, and {hint}")
+        raise InputError(f"no file matches {_readable(given)!r} in {Path.cwd()}; give names in . or _ themselves")
     return paths
 
 
@@ -121,14 +120,14 @@ def _walk(directory: str) -> Iterator[tuple[str, list[str]]]:
         seen.add(here)
 
 
-def _refuse(error: OSError) -> NoReturn:
-    hint = "; it is a link to nothing" if Path(error.filename).is_symlink() else ""
-    raise InputError(f"{_readable(error.filename)} can't be read: {error.strerror}{hint}") from error
+def _refuse(error: OSError, path: str = "") -> NoReturn:
+    path = path or error.filename
+    hint = "; it is a link to nothing" if Path(path).is_symlink() and not Path(path).exists() else ""
+    raise InputError(f"{_readable(path)} can't be read: {error.strerror}{hint}") from error
 
 
 def _readable(path: str | os.PathLike[str]) -> str:
-    """Return a path as text that can be printed and sent."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    return os.fsencode(path).decode("utf-8", "replace")  # text that can be printed and sent
 
 
 def _compression(start: bytes) -> str:
@@ -152,8 +151,7 @@ def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[S
 def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
     if source.compression or not splittable:
         return [Piece(source.name, source.path, 0, None, source.size)]
-    # All about equal, so that no small rest costs a task of its own.
-    count = max(1, -(-source.size // split_bytes))
+    count = max(1, -(-source.size // split_bytes))  # all about equal: no small rest costs a task of its own
     bounds = [source.size * number // count for number in range(count + 1)]
     return [Piece(source.name, source.path, start, stop, stop - start) for start, stop in pairwise(bounds)]
 
@@ -169,8 +167,7 @@ def choose_reducers(total: int, workers: int) -> int:
     """Return the number of reduce tasks for `total` bytes of input."""
     # A small multiple of the workers (the paper, §3.5), as each makes a part file: one for each, and more if partitions
     # were above 64 MiB. A small input makes one file: nobody likes to look into eight.
-    workers = max(1, workers)
-    return 1 if total < _MIB else min(max(workers, -(-total // (64 * _MIB))), 4 * workers)
+    return 1 if total < _MIB else max(1, min(max(workers, -(-total // (64 * _MIB))), 4 * workers))
 
 
 def parse_size(text: str) -> int:
@@ -203,7 +200,7 @@ class Block(Struct, eq=False):
 
     def text_of(self, index: int) -> str:
         """Return the line that a record begins with."""
-        return self.raw.split(b"\n")[self.lines[index]].removesuffix(b"\r").decode(self.encoding, "replace")
+        return self.raw.split(b"\n")[self.lines[index]].decode(self.encoding, "replace").removesuffix("\r")
 
 
 class Reader:
@@ -314,8 +311,7 @@ def check_encoding(settings: Settings) -> None:
     except (LookupError, ValueError) as error:
         raise InputError(f"unknown encoding {settings.encoding!r}; write utf-8, latin-1, cp1252 or the like") from error
     if newlines != 2:
-        hint = f"convert the input: iconv -f {settings.encoding} -t utf-8 FILE > FILE.txt"
-        raise InputError(f"lines of {settings.encoding} don't end with the byte 0A, so it can't be split; {hint}")
+        raise InputError(f"{settings.encoding} can't be cut into lines; try iconv -f {settings.encoding} -t utf-8")
 
 
 def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[str, Block]:
@@ -328,7 +324,8 @@ def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[
         if settings.decode_errors == "strict":
             line = raw.rfind(b"\n", 0, error.start) + 1
             raise UnreadableRecord(source, offset + line, f"it isn't {encoding}: {error.reason}") from None
-        text = raw.decode(encoding, "replace")
+        # By lines: gb18030's decoder replaces a newline together with the bytes before it, if few bytes follow.
+        text = "\n".join(line.decode(encoding, "replace") for line in raw.split(b"\n"))
         genuine = "\ufffd".encode(encoding, "ignore")
         replaced = text.count("\ufffd") - (raw.count(genuine) if genuine else 0)
     block = Block(source, offset, raw, replaced=replaced, encoding=encoding)
@@ -337,9 +334,8 @@ def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[
 
 def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that the piece owns, as (byte offset, some whole lines)."""
-    stop = sys.maxsize if piece.stop is None else piece.stop
+    offset, stop = 0, sys.maxsize if piece.stop is None else piece.stop
     with open_piece(piece) as file:
-        offset = 0
         if piece.start:  # skip the rest of a line that began before, if only its newline
             offset = file.seek(piece.start - 1) + len(file.readline(stop - piece.start + 1))
         while offset < stop and (raw := file.read(min(_BLOCK, stop - offset))):

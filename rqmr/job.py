@@ -34,7 +34,7 @@ class Step:
         self.combiner = combiner
         self.partitioner = partitioner
         self.sort_values = sort_values
-        self.value_type = _value_type(combiner) if callable(combiner) else _value_type(mapper)
+        self.value_type = _value_type(combiner if callable(combiner) else mapper)
 
     @property
     def fold(self) -> Aggregator | None:
@@ -47,7 +47,12 @@ class Step:
     @property
     def item_type(self) -> Any:
         """The type of what is shuffled for a key: the reducer's accumulator, or one value."""
-        return self.reducer.accumulator_type(self.value_type) if isinstance(self.reducer, Aggregator) else self.value_type
+        fold = self.fold
+        if fold is None:
+            return self.value_type
+        # What an aggregator gives as a combiner only is known if it gives its accumulators as they are.
+        known = fold is self.reducer or type(fold).finish is Aggregator.finish
+        return fold.accumulator_type(self.value_type) if known else Any
 
 
 class Job:
@@ -144,6 +149,8 @@ def steps_of(job: Job) -> list[Step]:
                 raise JobError(f"{name}: the {role} of step {number} is a class; write {function.__name__}()")
             if function is not None and not isinstance(function, Aggregator) and not callable(function):
                 raise JobError(f"{name}: the {role} of step {number} is neither a function nor an Aggregator")
+        if number and step.mapper is _identity:
+            step.value_type = _value_type(steps[number - 1].reducer)
         if step.reducer is None and number < len(steps) - 1:
             raise JobError(f"{name}: step {number} has no reducer; only the last step of a job may be map-only")
     return steps
@@ -176,6 +183,8 @@ def _convert(job: type[Job], name: str, value: Any, annotation: Any) -> Any:
 
 
 def _spell(annotation: Any) -> str:
+    if annotation is bool:
+        return "bool (true or false)"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 

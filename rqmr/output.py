@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 from zlib import crc32
 
+import msgspec
+
 from rqmr.codec import shorten
 from rqmr.errors import CarryError, OutputError
 from rqmr.model import Part
@@ -36,7 +38,7 @@ def to_json(value: Any) -> str:
 
     ``{"$bytes":"aGk="}`` (base64), ``{"$float":"nan"}`` (nan, inf, -inf), ``{"$decimal":"1.10"}``,
     ``{"$date":"2026-11-21"}``, ``{"$datetime":…}``, ``{"$time":…}``, and ``{"$dict":[[key,value],…]}`` for a dict
-    with a key that isn't a str or begins with $. Tuples are arrays.
+    with a key that isn't a str or begins with $. Tuples are arrays, dataclasses objects.
 
     Raises:
         CarryError: the value's type has no spelling.
@@ -263,9 +265,20 @@ def _spelled(value: Any) -> Any:
         return {"$decimal": str(value)}
     if kind in (datetime.datetime, datetime.date, datetime.time):
         return {f"${kind.__name__}": value.isoformat()}
-    raise CarryError(f"the output has no spelling for a value of type {kind.__module__}.{kind.__qualname__} ({shorten(value)})")
+    try:
+        # Dataclasses and what else the wire can carry by annotation; sets sorted, so that the spelling is always the same.
+        plain = msgspec.to_builtins(value, builtin_types=_SPELLED_TYPES, order="deterministic")
+    except TypeError:
+        plain = value
+    if type(plain) is kind:
+        raise CarryError(
+            f"the output has no spelling for a value of type {kind.__module__}.{kind.__qualname__} ({shorten(value)}); "
+            f"yield str, int, float, list, dict, or a dataclass of these"
+        )
+    return _spelled(plain)
 
 
+_SPELLED_TYPES = (bytes, Decimal, datetime.datetime, datetime.date, datetime.time)
 _UNSPELL: dict[str, Callable[[Any], Any]] = {
     "$bytes": base64.b64decode,
     "$float": float,

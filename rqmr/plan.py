@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from rqmr.config import Config
-from rqmr.errors import JobError, ParameterError
+from rqmr.errors import JobError, ParameterError, RefusedError
 from rqmr.inputs import Source, check_encoding, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
-from rqmr.loader import Package, find, load, pack_file
+from rqmr.loader import Package, find, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
 
 
@@ -68,8 +68,13 @@ def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
     else:
         package, loaded, name = _package_of(job), job, job.__module__.rpartition(".")[2]
         name = Path(package.modules[package.entry].path).stem if name == "__main__" else name
-    instance = loaded(**parameters)
-    steps_of(instance)
+    try:
+        instance = loaded(**parameters)
+        steps_of(instance)
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise JobError(f"{loaded.__name__} can't be set up with these parameters:\n{user_traceback(error)}") from error
     try:
         plain = msgspec.to_builtins(dict(parameters))
     except (TypeError, ValueError) as error:
@@ -88,7 +93,7 @@ def plan(
     Raises:
         InputError: the encoding can't be read by lines.
     """
-    settings = Settings(config.encoding, config.decode_errors, config.format, config.map_memory)
+    settings = Settings(config.encoding, config.decode_errors, config.format or "tsv", config.map_memory)
     check_encoding(settings)
     total = sum(source.size for source in sources)
     splits = cut(sources, config.split_bytes or choose_split_bytes(total, workers), program.job.reader.splittable)

@@ -204,13 +204,15 @@ class Meter:
 # --- words --------------------------------------------------------------------------------------------------------
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_ASCII = str.maketrans({"━": "#", "╸": "#", "─": "-", "│": "|", "–": "-", "…": "..."})
 _LOCAL = re.compile(r"\brqmr-[0-9a-f]+-(?=w\d)")
 
 
 def plain(text: str, encoding: str = "utf-8") -> str:
     """Return text that can't move the cursor, change colours or fail to be encoded."""
-    text = _CONTROL.sub("", _ESCAPE.sub("", text.expandtabs().replace("\n", " ")))
+    text = _CONTROL.sub("", _ESCAPE.sub("", text).replace("\n", " ")).expandtabs()
+    text = text if encoding.lower().startswith("utf") else text.translate(_ASCII)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -284,25 +286,6 @@ def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Even
 # --- the views ------------------------------------------------------------------------------------------------------
 
 
-class QuietView:
-    """Shows nothing."""
-
-    def begin(self, header: Header) -> None:
-        """Nothing."""
-
-    def update(self, facts: Facts, events: Sequence[Event]) -> None:
-        """Nothing."""
-
-    def printed(self, worker: str, line: str) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-
 class LogView:
     """Writes lines without escape codes: what happens when it does, and how far it is every now and then."""
 
@@ -369,24 +352,20 @@ class LogView:
         print(plain(text, self._stream.encoding or "utf-8"), file=self._stream, flush=True)
 
 
-class Signs(NamedTuple):
-    """What is drawn with."""
+class QuietView(LogView):
+    """Writes nothing."""
 
-    done: str
-    half: str
-    rest: str
-    side: str
-    dash: str
-    dots: str
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
 
-
-UNICODE, ASCII = Signs(*"━╸─│–…"), Signs(*"#--|-", "...")
+    def _write(self, text: str) -> None:
+        pass
 
 
-def bar(fraction: float, width: int, signs: Signs) -> tuple[str, str]:
+def bar(fraction: float, width: int) -> tuple[str, str]:
     """Return both ends of a bar: what is done, and the rest."""
     whole, half = divmod(int(2 * max(0, width) * min(1.0, max(0.0, fraction))), 2)
-    return signs.done * whole + signs.half * half, signs.rest * (width - whole - half)
+    return "━" * whole + "╸" * half, "─" * (width - whole - half)
 
 
 def share_out(height: int, phases: int) -> tuple[bool, int, int]:
@@ -416,7 +395,6 @@ class LiveView:
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
         self._console, self._now, self._next = console, now, 0.0
-        self._signs = ASCII if console.options.ascii_only else UNICODE
         self._meter = Meter()
         self._header: Header | None = None
         self._facts: Facts | None = None
@@ -447,7 +425,7 @@ class LiveView:
 
     def printed(self, worker: str, line: str) -> None:
         """Let the line scroll by."""
-        self._lines.append(self._text((f"{short_worker(worker)} {self._signs.side} ", "cyan"), (line, "")))
+        self._lines.append(self._text((f"{short_worker(worker)} │ ", "cyan"), (line, "")))
         self._refresh()
 
     def note(self, text: str) -> None:
@@ -507,13 +485,16 @@ class LiveView:
         indent = max(len(each.title) for each in self._measures)
         if not measure.facts.started_ms:
             label = self._text((measure.title.ljust(indent), "dim"))
-            return [self._columns(label, 0.0, "", [("", ""), (measure.tasks, "dim")]), Text()]
-        left = self._signs.dash if measure.left_ms is None else f"{clock(measure.left_ms)} left"
+            later = self._text((f"{'':{indent}}  not begun", "dim"))
+            return [self._columns(label, 0.0, "", [("", ""), (measure.tasks, "dim")]), later]
+        left = "–" if measure.left_ms is None else f"{clock(measure.left_ms)} left"
         cells = [(measure.percent, "bold"), (measure.tasks, ""), (clock(measure.elapsed_ms), "")]
         cells += [] if measure.is_complete else [(left, "dim")]
-        details = self._text((" " * (indent + 2), ""), *((f"{text}  ", style) for text, style in measure.counts))
+        details = self._text((" " * indent, ""), *((f"  {text}", style) for text, style in measure.counts))
+        fits = not measure.is_complete and details.cell_len + len(measure.rates) + 2 <= self._width
         label, style = self._text((measure.title.ljust(indent), "bold")), "green" if measure.is_complete else "cyan"
-        return [self._columns(label, measure.done.fraction, style, cells), self._spread(details, measure.rates, "dim")]
+        bars = self._columns(label, measure.done.fraction, style, cells)
+        return [bars, self._spread(details, measure.rates if fits else "", "dim")]
 
     def _work(self, facts: Facts, most: int) -> list[Text]:
         """Who runs what, or why nobody does."""
@@ -521,7 +502,7 @@ class LiveView:
             return [self._text((line, "yellow")) for line in absence(self._header)]
         if not self._rows:
             waits = facts.state == RunState.RUNNING and any(each.pending for each in facts.phases)
-            return [self._text((f"waiting for a worker{self._signs.dots}", "dim"))] if waits else []
+            return [self._text(("waiting for a worker…", "dim"))] if waits else []
         count = len(self._rows) if len(self._rows) <= min(most, MOST_WORKERS) else most - 1
         if count < 1:
             return []
@@ -529,10 +510,10 @@ class LiveView:
         titles = [subject_title(str(row.attempt.id), facts) for row in rows]
         self._name_width = max(self._name_width, *(len(row.name) for row in rows))
         self._task_width = max(self._task_width, *map(len, titles))
-        heading = self._columns(self._label("worker", "task"), None, "", [("", ""), ("records", ""), ("time", ""), ("lease", "")])
-        heading.stylize("dim")
+        names = [(name, "dim") for name in ("", "records", "time", "lease")]
+        heading = self._columns(self._label("worker", "task", "dim"), None, "", names)
         more = len(self._rows) - count
-        rest = [self._text((f"{self._signs.dots} and {more} more workers", "dim"))] if more else []
+        rest = [self._text((f"… and {more} more workers", "dim"))] if more else []
         return [heading, *(self._worker(*each, facts.now_ms) for each in zip(rows, titles, strict=True)), *rest]
 
     def _worker(self, row: Row, title: str, now_ms: int) -> Text:
@@ -548,14 +529,11 @@ class LiveView:
 
     def _news(self, facts: Facts, most: int) -> list[Text]:
         events = choose_events(self._events, facts.now_ms, most)
-        told = [(event, subject_title(event.subject, facts)) for event in events]
-        width = max((len(subject) for _, subject in told), default=0)
-        lines = []
-        for event, subject in told:
-            text = f"{event.what:<9}  {subject:<{width}}  {_LOCAL.sub('', event.note)}"
-            at = f"{time_of_day(event.at_ms)}  "
-            lines.append(self._text((at, "dim"), (text, EVENT_STYLES.get(event.what, "dim"))))
-        return lines
+        return [self._event(each, subject_title(each.subject, facts)) for each in events]
+
+    def _event(self, event: Event, subject: str) -> Text:
+        told = f"{event.what:<9}  {subject:<{self._task_width}}  {_LOCAL.sub('', event.note)}"
+        return self._text((f"{time_of_day(event.at_ms)}  ", "dim"), (told, EVENT_STYLES.get(event.what, "dim")))
 
     # And these the parts of a line.
 
@@ -565,14 +543,14 @@ class LiveView:
 
     @property
     def _overflow(self) -> Literal["crop", "ellipsis"]:
-        return "crop" if self._signs is ASCII else "ellipsis"
+        return "crop" if self._console.options.ascii_only else "ellipsis"
 
     def _text(self, *parts: tuple[str, str]) -> Text:
         told = ((plain(text, self._console.encoding), style) for text, style in parts)
         return Text.assemble(*told, no_wrap=True, overflow=self._overflow)
 
-    def _label(self, name: str, title: str) -> Text:
-        return self._text((f"{name:<{self._name_width}}  {title:<{self._task_width}}", ""))
+    def _label(self, name: str, title: str, style: str = "") -> Text:
+        return self._text((f"{name:<{self._name_width}}  {title:<{self._task_width}}", style))
 
     def _spread(self, left: Text, right: str, style: str) -> Text:
         """A part at either end; the left one is cut if there isn't room for both."""
@@ -585,8 +563,8 @@ class LiveView:
         while len(widths) > 2 and self._width - sum(widths) - 2 * len(widths) < 24:
             widths.pop()
         space = self._width - label.cell_len - 2 - sum(width + 2 for width in widths)
-        done, rest = ("", " " * space) if fraction is None else bar(fraction, space, self._signs)
-        line = label.append("  ").append(done, style).append(rest, "bright_black")
+        done, rest = ("", " " * space) if fraction is None else bar(fraction, space)
+        line = label.append("  ").append(self._text((done, style), (rest, "bright_black")))
         for (text, cell_style), width in zip(cells, widths, strict=False):
             line.append("  ").append(text.rjust(width), cell_style)
         return line

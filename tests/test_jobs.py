@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -167,7 +166,7 @@ def test_a_job_fits_on_one_screen(name: str) -> None:
 
 def commands_of(name: str) -> list[str]:
     """The commands in a job's docstring: its indented lines."""
-    docstring = ast.get_docstring(ast.parse(JOBS[name].read_text()))
+    docstring = ast.get_docstring(ast.parse(JOBS[name].read_text()), clean=False)
     return re.findall(r"^    (.+)$", docstring or "", re.MULTILINE)
 
 
@@ -203,8 +202,8 @@ def test_the_reducer_of_mean_by_key_gets_one_pair_of_each_map_task_whatever_it_r
 
     (here / "numbers.txt").write_text("".join(f"lyon {n}\noslo {n % 7}\n" for n in range(500)))
     with rqmr.run(Watched, "numbers.txt", config=Config(split_bytes=2000, format="jsonl"), inline=True) as result:
-        assert result.summary.map_tasks == 5
-        assert result.counters["pairs"] == {"lyon": 5, "oslo": 5}
+        assert result.summary.map_tasks == 4
+        assert result.counters["pairs"] == {"lyon": 4, "oslo": 4}
         assert result.counters["numbers"] == {"lyon": 500, "oslo": 500}
         assert dict(result) == {"lyon": 249.5, "oslo": fmean(n % 7 for n in range(500))}
 
@@ -213,20 +212,21 @@ def test_a_mean_of_means_would_be_wrong(here: Path) -> None:
     """The lesson of mean_by_key: its reducer as the combiner gives another result as soon as the work is cut."""
 
     class MeanOfMeans(rqmr.Job):
-        mapper = job_class("mean_by_key").mapper
+        def mapper(self, source: str, line: str) -> Iterator[tuple[str, float]]:
+            key, number = line.split()
+            yield key, float(number)
 
-        def reducer(self, key: str, pairs: Iterable[tuple[float, int]]) -> Iterator[tuple[str, tuple[float, int]]]:
-            yield key, (fmean(number for number, _ in pairs), 1)
+        def reducer(self, key: str, numbers: Iterable[float]) -> Iterator[tuple[str, float]]:
+            yield key, fmean(numbers)
 
         combiner = reducer
 
     (here / "few.txt").write_text("oslo 1\n")
     (here / "many.txt").write_text("oslo 4\n" * 10)
-    config = Config(split_bytes=1000, format="jsonl")
-    for job, mean in ((MeanOfMeans, 2.5), (job_class("mean_by_key"), 41 / 11)):
+    config = Config(split_bytes=1000, format="jsonl")  # a small file counts for 4 KiB: each is a map task of its own
+    for job, mean in ((MeanOfMeans, (1 + 4) / 2), ("mean_by_key", (1 + 4 * 10) / 11)):
         with rqmr.run(job, ["few.txt", "many.txt"], config=config, inline=True) as result:
-            assert result.summary.map_tasks == 2
-            assert re.search(r"[\d.]+", str(next(iter(result))[1])).group() == str(mean)  # type: ignore[union-attr]
+            assert list(result) == [("oslo", mean)]
 
 
 def test_only_k_words_travel_from_each_reducer_of_top_words(here: Path) -> None:
@@ -294,31 +294,39 @@ def make_telemetry() -> Callable[..., str]:
 
 
 def test_telemetry_agrees_with_plain_python(make_telemetry: Callable[..., str], here: Path) -> None:
-    # Given the readings of a seed, and what a few lines of Python say about them
+    # Given the readings of a seed, and each home's good ones
     text = make_telemetry(200, 24, seed=7)
     (here / "readings.jsonl").write_text(text)
     readings = [json.loads(line) for line in text.splitlines()]
-    of_home = defaultdict(list)
+    good = defaultdict(list)
     for reading in readings:
         if reading.get("kwh", -1) >= 0:
-            of_home[reading["home"]].append(reading["kwh"])
-    means = {home: round(sum(kwh) / len(kwh), 3) for home, kwh in of_home.items()}
-    letters = {home: "ABCDEFG"[bisect([0.1, 0.15, 0.2, 0.25, 0.35, 0.5], mean)] for home, mean in means.items()}
-    bad = len(readings) - sum(map(len, of_home.values()))
+            good[reading["home"]].append(reading["kwh"])
+    bad = len(readings) - sum(map(len, good.values()))
     config = Config(reducers=3, split_bytes=50_000, format="jsonl")
-    # When the job ends after its first step, then it gives the homes' ratings
+    # When the job ends after its first step
     with rqmr.run("telemetry", "readings.jsonl", params={"per_home": True}, config=config, inline=True) as result:
         assert result.summary.map_tasks > 2
-        assert dict(result) == {home: [letters[home], means[home]] for home in means}
         assert result.counters == {"telemetry": {"bad readings": bad}}
-    # When it goes on, then it gives each class's statistics
+        ratings = dict(result)
+    # Then it gives each home's mean (a sum in another order may be rounded otherwise), and the class that it is in
+    assert {home: mean for home, (_, mean) in ratings.items()} == pytest.approx(
+        {home: fmean(kwh) for home, kwh in good.items()}, abs=0.000501
+    )
+    lower_limits = {"A": 0, "B": 0.1, "C": 0.15, "D": 0.2, "E": 0.25, "F": 0.35, "G": 0.5}
+    for letter, mean in ratings.values():
+        assert letter == max(letter for letter, limit in lower_limits.items() if limit <= mean)
+    # When it goes on
     with rqmr.run("telemetry", "readings.jsonl", config=config, inline=True) as result:
         classes = dict(result)
-    assert {letter: of_class["homes"] for letter, of_class in classes.items()} == Counter(letters.values())
-    for letter, of_class in classes.items():
-        kwh = [means[home] for home in means if letters[home] == letter]
-        assert (of_class["least"], of_class["greatest"]) == (min(kwh), max(kwh))
-        assert of_class["mean"] == pytest.approx(sum(kwh) / len(kwh), abs=0.0005)
+    # Then it gives the statistics of each class
+    assert {letter: of_class["homes"] for letter, of_class in classes.items()} == Counter(
+        letter for letter, _ in ratings.values()
+    )
+    for of_letter, of_class in classes.items():
+        means = [mean for letter, mean in ratings.values() if letter == of_letter]
+        assert (of_class["least"], of_class["greatest"]) == (min(means), max(means))
+        assert of_class["mean"] == round(fmean(means), 3)
 
 
 def test_telemetry_is_the_same_for_the_same_seed_only(make_telemetry: Callable[..., str]) -> None:
