@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Min, Sum, Top
 from rqmr.errors import RefusedError, RqmrError, RunFailed
-from rqmr.inputs import Csv, JsonLines, Lines, Reader, Whole
 from rqmr.job import Job, Step
+from rqmr.readers import Csv, JsonLines, Lines, Reader, Whole
 
 if TYPE_CHECKING:
     from rqmr.api import Result, run

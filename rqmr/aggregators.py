@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from typing import Any, Union
+from typing import Any
 
 
 class Aggregator:
@@ -135,7 +135,7 @@ class Mean(Aggregator):
         return accumulator[0] / accumulator[1]
 
     def accumulator_type(self, value_type: Any) -> Any:
-        return list[Union[value_type, int]]  # noqa: UP007: the value's type is known only now
+        return list[value_type | int]  # noqa: UP007
 
 
 class Top(Aggregator):

@@ -112,7 +112,9 @@ class Request:
     @property
     def url(self) -> str | None:
         """The Redis that is named, if one is."""
-        return None if self.inline else self.redis_url or os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL")
+        if self.inline:
+            return None
+        return self.redis_url or os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL") or None
 
     @property
     def local_workers(self) -> int:
@@ -137,8 +139,8 @@ def run(
     """Run a job over its inputs, and return its output.
 
     `job` is a Job subclass, or its name as `rqmr run` takes it. Without `output` the records are kept in a temporary
-    directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private server is started for this
-    run, with one worker for each core.
+    directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private server is
+    started for this run, with one worker for each core.
 
     Raises:
         RefusedError: the job, its parameters, the input, the output or Redis isn't fit to begin; nothing was done.
@@ -169,7 +171,7 @@ def run(
 def execute(request: Request, view: View) -> Summary:
     """Run what is asked for. Raises as `run`."""
     if not request.inline and not request.url and not request.local_workers:
-        raise RefusedError("0 workers would never end on a private server; name a Redis that workers listen to, or -w 1")
+        raise RefusedError("0 workers on a private server would never end; name a Redis with workers, or use -w 1")
     with ExitStack() as stack:
         # First of all, so that the server starts while the job is loaded and its input looked at.
         local = _local(request, stack)
@@ -269,7 +271,5 @@ def _with_stdin(inputs: Sequence[str | os.PathLike[str]], stage: Path) -> list[S
     with spool.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     return [
-        source
-        for each in inputs
-        for source in ([source_of(str(spool), STDIN)] if each == STDIN else expand([each]))
+        source for each in inputs for source in ([source_of(str(spool), STDIN)] if each == STDIN else expand([each]))
     ]

@@ -78,25 +78,37 @@ def run(
     job: Annotated[str, typer.Argument(help="A .py file, jobs/NAME.py here, a dotted module, or an example: NAME.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT…", help="Files, quoted globs, directories (recursive), or - for stdin.", show_default=False),
+        typer.Argument(
+            metavar="INPUT…", help="Files, quoted globs, directories (recursive), or - for stdin.", show_default=False
+        ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="DIR", help="Output directory, or - for stdout.", show_default="output/RUN")
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Output directory, or - for stdout.", show_default="output/RUN"
+        ),
     ] = None,
-    reducers: Annotated[int | None, typer.Option("-r", "--reducers", help="Reduce tasks.", show_default="by size")] = None,
+    reducers: Annotated[
+        int | None, typer.Option("-r", "--reducers", help="Reduce tasks.", show_default="by size")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("-w", "--workers", help="Local workers.", show_default="one a core; none with a Redis named"),
     ] = None,
     redis_url: Annotated[
         str | None,
-        typer.Option("--redis-url", help="Redis to use, else RQMR_REDIS_URL or REDIS_URL.", show_default="a private server"),
+        typer.Option(
+            "--redis-url", help="Redis to use, else RQMR_REDIS_URL or REDIS_URL.", show_default="a private server"
+        ),
     ] = None,
     queue: Annotated[str, typer.Option("--queue", help="RQ queue that the workers listen on.")] = "rqmr",
     split_size: Annotated[
-        str | None, typer.Option("--split-size", help="Input of one map task.", show_default="16MiB, less for small inputs")
+        str | None,
+        typer.Option("--split-size", help="Input of one map task.", show_default="16MiB, less for small inputs"),
     ] = None,
-    param: Annotated[list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A job's parameter.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A job's parameter.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="tsv or jsonl.")] = "tsv",
     encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text inputs.")] = "utf-8",
     decode_errors: Annotated[str, typer.Option("--decode-errors", help="replace or strict.")] = "replace",

@@ -79,7 +79,7 @@ def one_signature(keys: Iterable[Key]) -> str:
         seen.setdefault(signature(key), key)
         if len(seen) > 1:
             (one, first), (other, second) = seen.items()
-            raise MixedKeysError(f"keys of one step must have one type: {shorten(first)} is {one}, {shorten(second)} is {other}")
+            raise _mixed(first, one, second, other)
     return next(iter(seen), "")
 
 
@@ -88,13 +88,13 @@ def same_type(pairs: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
 
     Only for keys that a dict could take for each other (see `UNMISTAKABLE`); others are checked when they're written.
     """
-    expected = ""
+    first, expected = None, ""
     for pair in pairs:
         found = signature(pair[0])
         if found != expected:
             if expected:
-                raise MixedKeysError(f"keys of one step must have one type: {shorten(pair[0])} is {found}, others are {expected}")
-            expected = found
+                raise _mixed(first, expected, pair[0], found)
+            first, expected = pair[0], found
         yield pair
 
 
@@ -206,8 +206,9 @@ class ChunkCodec:
             except CarryError as cause:
                 raise CarryError(f"key {shorten(key)}: {cause}") from None
             except (TypeError, ValueError, OverflowError) as cause:
+                kind = _type_name(type(item))
                 raise CarryError(
-                    f"key {shorten(key)}: the wire can't carry its value {shorten(item)} of type {_type_name(type(item))}: {cause}"
+                    f"key {shorten(key)}: the wire can't carry its value {shorten(item)} of type {kind}: {cause}"
                 ) from None
         raise CarryError(f"the wire can't carry these records: {error}") from error
 
@@ -273,7 +274,9 @@ def shorten(value: Any, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
-def _cut_long_groups(keys: Sequence[Key], items: Sequence[list[Any]], limit: int = 4096) -> tuple[Sequence[Key], Sequence[Any]]:
+def _cut_long_groups(
+    keys: Sequence[Key], items: Sequence[list[Any]], limit: int = 4096
+) -> tuple[Sequence[Key], Sequence[Any]]:
     """Give a key with many values several entries, so that no chunk has to hold them all."""
     if all(len(item) <= limit for item in items):
         return keys, items
@@ -283,6 +286,12 @@ def _cut_long_groups(keys: Sequence[Key], items: Sequence[list[Any]], limit: int
             cut_keys.append(key)
             cut_items.append(item[start : start + limit])
     return cut_keys, cut_items
+
+
+def _mixed(first: Key, its_type: str, second: Key, other_type: str) -> MixedKeysError:
+    return MixedKeysError(
+        f"keys of one step must have one type: {shorten(first)} is {its_type}, {shorten(second)} is {other_type}"
+    )
 
 
 def _as_tuple(key: Any) -> Any:

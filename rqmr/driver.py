@@ -54,7 +54,9 @@ class Driver:
             self._wait(began)
             return self._collect(began)
         except redis.RedisError as error:
-            raise RunFailed(Failure(f"Redis doesn't answer any more: {error}; see that it runs, then run the job again")) from error
+            raise RunFailed(
+                Failure(f"Redis doesn't answer any more: {error}; run the job again when it does")
+            ) from error
         finally:
             self._clean_up()
 
@@ -78,7 +80,7 @@ class Driver:
     def _check(self, facts: Facts | None) -> None:
         run = self._plan.spec.run
         if facts is None:
-            raise RunFailed(Failure(f"run {run} is gone from Redis: was it flushed, or does it evict keys? Run the job again"))
+            raise RunFailed(Failure(f"run {run} is gone from Redis: was it flushed, or does it evict keys?"))
         if facts.state == RunState.FAILED:
             raise RunFailed(facts.failure or Failure(f"run {run} failed"))
         if facts.state == RunState.CANCELLED:

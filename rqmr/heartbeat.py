@@ -1,5 +1,4 @@
-"""A work-horse's heartbeat: a thread that renews the lease of the attempt under way, tells how far it is, and hears
-when to stop."""  # noqa: D205, D209
+"""A work-horse's heartbeat: a thread that renews leases, tells how far an attempt is, and hears when to stop."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ class Heartbeat:
 
     @contextmanager
     def beating(self, claim: Claim, place: Place) -> Iterator[None]:
-        """Renew an attempt's lease while the block runs; set the place's `stopped` when its work isn't wanted any more."""
+        """Renew an attempt's lease while the block runs; set the place's `stopped` when its work isn't wanted."""
         self._attempt = claim, place
         try:
             yield

@@ -51,7 +51,7 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
 def _check_keys(outcomes: list[Outcome]) -> None:
     types = sorted({outcome.key_type for outcome in outcomes if outcome.key_type})
     if len(types) > 1:
-        raise RunFailed(Failure(f"keys of one step must have one type: some are {types[0]}, others {types[1]}", final=True))
+        raise RunFailed(Failure(f"keys of one step must have one type: some are {types[0]}, others {types[1]}"))
 
 
 class _Memory:

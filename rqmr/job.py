@@ -10,7 +10,7 @@ import msgspec
 
 from rqmr.aggregators import Aggregator
 from rqmr.errors import JobError, ParameterError
-from rqmr.inputs import Lines, Reader
+from rqmr.readers import Lines, Reader
 
 Pairs = Iterable[tuple[Any, Any]]
 Mapper = Callable[[Any, Any], "Pairs | None"]
@@ -72,7 +72,7 @@ class Job:
     output. An annotated attribute is a parameter (`-p pattern=mutex`), required if it has no default.
 
     Functions must give the same for the same records: a task may run more than once, and one attempt's output wins.
-    """  # noqa: D415
+    """
 
     #: How input files become records; the mapper's key is the input's name.
     reader: Reader = Lines()
@@ -168,8 +168,8 @@ def _checked(job: type[Job], given: Mapping[str, Any]) -> dict[str, Any]:
             raise ParameterError(f"{job.__name__} has no parameter {name!r}; {has}")
     for name, annotation in known.items():
         if name not in given and not hasattr(job, name):
-            example = f"-p {name}=…"
-            raise ParameterError(f"{job.__name__} needs the parameter {name!r} ({_spell(annotation)}); give it as {example}")
+            kind = _spell(annotation)
+            raise ParameterError(f"{job.__name__} needs the parameter {name!r} ({kind}); give it as -p {name}=…")
     return {name: _convert(job, name, value, known[name]) for name, value in given.items()}
 
 

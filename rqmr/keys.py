@@ -11,7 +11,7 @@ all keys of a run but its code are unlinked when its result has been collected.
     rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
     rqmr:{run}:attempts                 hash    attempt -> running, lost, revived, committed, failed, stale, released
     rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
-    rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, so that a repeated claim is the same
+    rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, for a repeated one
     rqmr:{run}:tickets                  zset    RQ jobs enqueued and not yet taken -> when
     rqmr:{run}:backups                  hash    task that was given a backup -> worker whose attempt is the straggler
     rqmr:{run}:{phase}:winners          hash    task -> attempt that won, newline, its outcome

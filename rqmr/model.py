@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 def new_run_id(job_name: str) -> str:
-    """Return a new run's id: the job's name as given, with what an RQ id can't hold as "-", and four to tell runs apart."""
+    """Return a new run's id: the job's name, with "-" for what an RQ id can't hold, and six signs of its own."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", job_name).strip("-") or "job"
     return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
 

@@ -100,7 +100,8 @@ class PartWriter:
         try:
             data = "".join(self._lines).encode()
         except UnicodeEncodeError as error:
-            raise CarryError(f"the output has a character that isn't text: {shorten(error.object[error.start : error.end])}") from None
+            text = shorten(error.object[error.start : error.end])
+            raise CarryError(f"the output has a character that isn't text: {text}") from None
         self._file.write(data)
         self._size += len(data)
         self._crc = crc32(data, self._crc)
@@ -151,7 +152,7 @@ class Output:
             if path.name == LOG or (overwrite and _is_output(path)):
                 continue
             if overwrite:
-                raise OutputError(f"{self.directory} has {path.name}, which no run wrote: --overwrite won't touch it; give another -o")
+                raise OutputError(f"{self.directory} has {path.name}, which no run wrote: it is kept; give another -o")
             raise OutputError(f"the output directory {self.directory} is not empty; give another -o, or --overwrite")
 
     def collect(self, parts: Sequence[Part]) -> list[Path]:
@@ -224,7 +225,8 @@ def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
 
 def _is_output(path: Path) -> bool:
     number = path.name.removeprefix("part-")
-    return path.name in (SUCCESS, LOG, "_skipped.jsonl") or (number != path.name and number.isdigit() and len(number) >= 5)
+    is_part = number != path.name and number.isdigit() and len(number) >= 5
+    return is_part or path.name in (SUCCESS, LOG, "_skipped.jsonl")
 
 
 def _is_same(path: Path, part: Part) -> bool:
@@ -266,7 +268,7 @@ def _spelled(value: Any) -> Any:
     if kind in (datetime.datetime, datetime.date, datetime.time):
         return {f"${kind.__name__}": value.isoformat()}
     try:
-        # Dataclasses and what else the wire can carry by annotation; sets sorted, so that the spelling is always the same.
+        # Dataclasses and what else the wire carries by annotation; sets sorted, so that they are spelled one way.
         plain = msgspec.to_builtins(value, builtin_types=_SPELLED_TYPES, order="deterministic")
     except TypeError:
         plain = value

@@ -13,10 +13,11 @@ import msgspec
 
 from rqmr.config import Config
 from rqmr.errors import JobError, ParameterError, RefusedError
-from rqmr.inputs import Source, check_encoding, choose_reducers, choose_split_bytes, cut
+from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
 from rqmr.loader import Package, find, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
+from rqmr.readers import check_encoding
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,15 @@ def default_workers() -> int:
 
 
 def _phases(steps: Sequence[Step], maps: int, reducers: int) -> tuple[Phase, ...]:
-    reduce_phases = [Phase(number, Kind.REDUCE, reducers) for number, step in enumerate(steps) if step.reducer is not None]
-    return (Phase(0, Kind.MAP, maps), *reduce_phases)
+    reducing = [number for number, step in enumerate(steps) if step.reducer is not None]
+    return (Phase(0, Kind.MAP, maps), *(Phase(number, Kind.REDUCE, reducers) for number in reducing))
 
 
 def _package_of(job: type[Job]) -> Package:
     try:
         path = Path(inspect.getfile(job))
     except (OSError, TypeError):
-        raise JobError(f"{job.__name__} is in no file, so it can't travel to workers; write it into one, or use inline=True") from None
+        raise JobError(f"{job.__name__} is in no file, so it can't travel to workers; write it into one") from None
     return pack_file(path)
 
 

@@ -108,7 +108,7 @@ class Pace:
     def per_second(self) -> tuple[float, float]:
         """Return records and bytes per second of late; never negative, though a lost attempt takes its share away."""
         (then_ms, then), (now_ms, now) = self._samples[0], self._samples[-1]
-        seconds = max(1, now_ms - then_ms) / 1000
+        seconds = max(1000, now_ms - then_ms) / 1000  # in its first moments a rate would tell nothing
         return max(0, now.records - then.records) / seconds, max(0, now.size - then.size) / seconds
 
     def left_ms(self) -> int | None:
@@ -160,9 +160,10 @@ class Measure:
         return told + [(f"{count} {what}", style) for count, what, style in troubles if count]
 
     @property
-    def rates(self) -> str:
-        """Both rates, in a fixed width."""
-        return f"{compact(self.records_per_second):>5} records/s  {self.bytes_per_second / 2**20:6.1f} MiB/s"
+    def rates(self) -> list[str]:
+        """Records and bytes, each in a fixed width; none when it is over."""
+        told = [f"{compact(self.records_per_second):>5} records/s", f"{self.bytes_per_second / 2**20:5.1f} MiB/s"]
+        return [] if self.is_complete else told
 
 
 class Meter:
@@ -283,7 +284,7 @@ def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Even
     return sorted(told[max(0, len(told) - count) :], key=lambda each: each.at_ms)
 
 
-# --- the views ------------------------------------------------------------------------------------------------------
+# --- the views ----------------------------------------------------------------------------------------------------
 
 
 class LogView:
@@ -313,7 +314,7 @@ class LogView:
             if measure.facts.started_ms:
                 self._phase(measure, at)
         deserted = self._meter.is_deserted(facts) and self._header
-        self._say("workers", at, " ".join(absence(deserted)) if deserted else "")
+        self._say("workers", at, "".join(absence(deserted)) if deserted else "")
 
     def printed(self, worker: str, line: str) -> None:
         """Write the line behind the worker's name."""
@@ -335,8 +336,9 @@ class LogView:
             self._say(title, at, f"{title} is done: {tasks} in {clock(measure.elapsed_ms)}, {counts}")
         elif self._now() >= self._next:
             told = f"{title} {measure.percent}: {measure.tasks} committed, {counts}, {measure.done.records:,} records"
-            left = "" if measure.left_ms is None else f", {clock(measure.left_ms)} left"
-            if self._say(title, at, told, f", {' '.join(measure.rates.split())}{left}"):
+            aside = [each.strip() for each in measure.rates]
+            aside += [] if measure.left_ms is None else [f"{clock(measure.left_ms)} left"]
+            if self._say(title, at, told, ", " + ", ".join(aside)):
                 self._pause = min(2 * self._pause, LOG_SECONDS_MAX)
                 self._next = self._now() + self._pause
 
@@ -491,10 +493,12 @@ class LiveView:
         cells = [(measure.percent, "bold"), (measure.tasks, ""), (clock(measure.elapsed_ms), "")]
         cells += [] if measure.is_complete else [(left, "dim")]
         details = self._text((" " * indent, ""), *((f"  {text}", style) for text, style in measure.counts))
-        fits = not measure.is_complete and details.cell_len + len(measure.rates) + 2 <= self._width
+        rates = measure.rates
+        while rates and details.cell_len + len("  ".join(rates)) + 2 > self._width:
+            rates.pop()
         label, style = self._text((measure.title.ljust(indent), "bold")), "green" if measure.is_complete else "cyan"
         bars = self._columns(label, measure.done.fraction, style, cells)
-        return [bars, self._spread(details, measure.rates if fits else "", "dim")]
+        return [bars, self._spread(details, "  ".join(rates), "dim")]
 
     def _work(self, facts: Facts, most: int) -> list[Text]:
         """Who runs what, or why nobody does."""

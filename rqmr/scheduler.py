@@ -1,7 +1,7 @@
-"""Decide what should happen next. No Redis, no RQ, no clock: facts in, instructions out, so every policy is tested
-with plain values.
+"""Decide what should happen next: facts in, instructions out.
 
-An instruction is only advice: the script that carries it out looks again, so it does no harm when the facts are old.
+No Redis, no RQ, no clock, so every policy is tested with plain values. An instruction is only advice: the script that carries it out looks again, so it does no harm when the facts
+are old.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ class Policy(Struct, frozen=True):
     telling_fraction: float = 0.05
     #: Backups that may run at a time: this share of the phase's tasks, but at least one.
     backup_share: float = 0.1
+
+
+_POLICY = Policy()
 
 
 class Expire(Struct, frozen=True):
@@ -67,7 +70,7 @@ class BackUp(Struct, frozen=True):
 Instruction = Expire | Advance | Enqueue | LookFor | BackUp
 
 
-def decide(facts: Facts, policy: Policy = Policy()) -> list[Instruction]:  # noqa: B008: it is frozen
+def decide(facts: Facts, policy: Policy = _POLICY) -> list[Instruction]:
     """Return what should be done now."""
     if facts.state != RunState.RUNNING or facts.phase >= len(facts.phases):
         return []

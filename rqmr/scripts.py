@@ -8,10 +8,11 @@ from typing import Any
 
 from rqmr.connection import Client
 from rqmr.keys import PHASE_STRIDE, RunKeys, place, segment_field
-from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
+from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress
 
 NAMES = (
-    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen", "write",
+    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen",
+    "write",
 )  # fmt: skip
 
 

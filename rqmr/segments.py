@@ -92,4 +92,3 @@ class RedisSegments:
 
     def _field(self, producer: int, chunk: int) -> str:
         return segment_field(producer, self.winners[producer][0].number, chunk)
-

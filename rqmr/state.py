@@ -54,18 +54,18 @@ class State:
     def create(self, spec: Spec, splits: Sequence[Split], package: bytes) -> None:
         """Write a new run. The run's own hash comes last: while it is missing there is no run."""
         k = self.keys
-        seconds, micros = self.client.time()
+        now = _ms(self.client.time())
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms)
+        tasks = spec.tasks(0)
         for start in range(0, len(splits), _BATCH):
-            numbers = range(start, min(start + _BATCH, len(splits)))
-            pipe.hset(k.splits, mapping={number: _pack(splits[number]) for number in numbers})
-            pipe.zadd(k.pending, {str(task): keys.place(0, task.index) for task in spec.tasks(0)[numbers.start : numbers.stop]})
+            some = tasks[start : start + _BATCH]
+            pipe.hset(k.splits, mapping={task.index: _pack(splits[task.index]) for task in some})
+            pipe.zadd(k.pending, {str(task): keys.place(0, task.index) for task in some})
         pipe.pexpire(k.splits, spec.keep_ms)
         pipe.pexpire(k.pending, spec.keep_ms)
-        now = seconds * 1000 + micros // 1000
-        fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "keep_ms": spec.keep_ms, "started:0": now, "epoch": 0}
-        pipe.hset(k.run, mapping={**fields, "spec": _pack(spec)})
+        fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
+        pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": _pack(spec)})
         pipe.pexpire(k.run, spec.keep_ms)
         pipe.execute()
         self.adopt(spec)
@@ -147,9 +147,10 @@ class State:
         Raises:
             AttemptEnded: the run has ended.
         """
+        lease_ms = self.spec.lease_ms
         reply = self.scripts.claim(
-            token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host, lease_ms=self.spec.lease_ms
-        )  # fmt: skip
+            token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host, lease_ms=lease_ms
+        )
         if reply == "ENDED":
             raise AttemptEnded(f"run {self.run} has ended")
         return reply if isinstance(reply, Claim) else None
@@ -172,7 +173,8 @@ class State:
         reply = self.scripts.commit(claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase))
         if reply[0] == "MIXED":
             raise MixedKeysError(
-                f"keys of one step must have one type: those of {claim.attempt.task} are {outcome.key_type}, others {reply[1]}"
+                f"keys of one step must have one type: in {claim.attempt.task} they are {outcome.key_type}, "
+                f"in others {reply[1]}"
             )
         if reply[0] == "MISSING":
             raise RqmrError(f"{claim.attempt}: a segment that was written is gone from Redis")
@@ -298,7 +300,8 @@ class State:
         pipe = self.client.pipeline(transaction=False)
         for attempt, _ in leases:
             pipe.hgetall(self.keys.lease(attempt))
-        return [_running(attempt, deadline, told) for (attempt, deadline), told in zip(leases, pipe.execute(), strict=True)]
+        told = pipe.execute()
+        return [_running(attempt, deadline, fields) for (attempt, deadline), fields in zip(leases, told, strict=True)]
 
     def events(self, since: str = "0") -> tuple[str, list[Event]]:
         """Return the events after a position in the stream, and the position behind them."""

@@ -12,12 +12,12 @@ from typing import Any
 
 from rqmr.codec import shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, MixedKeysError, RecordError, RqmrError
-from rqmr.inputs import Block, UnreadableRecord
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.loader import user_traceback
 from rqmr.model import Failure, Kind, Outcome, Part, Progress, Spec, Split, TaskId, bitmap
 from rqmr.output import PartWriter
-from rqmr.shuffle import Segments, SegmentReader, Shuffler, Sink, reduced
+from rqmr.readers import Block, UnreadableRecord
+from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, reduced
 
 _REPLACED = ("rqmr", "undecodable characters replaced")
 
@@ -43,8 +43,7 @@ class Place:
         if isinstance(error, OSError) and self.block is None and self.key is None:
             return Failure(f"an input can't be read: {error}")
         if isinstance(error, UnreadableRecord):
-            name = self.block.source if self.block else ""
-            return Failure(str(error), source=name, offset=error.offset, final=True)
+            return Failure(str(error), source=error.source, offset=error.offset, final=True)
         message = f"{type(error).__name__}: {error}".rstrip(": ")
         traceback = user_traceback(error)
         if "File " not in traceback:  # raised by our loop over what the job yielded
@@ -146,7 +145,9 @@ class Task:
             writer.discard()
             raise
 
-    def _outcome(self, written: int, *, partitions: bytes = b"", key_type: str = "", part: Part | None = None) -> Outcome:
+    def _outcome(
+        self, written: int, *, partitions: bytes = b"", key_type: str = "", part: Part | None = None
+    ) -> Outcome:
         place = self._place
         return Outcome(place.records, place.size, written, self._job.counters, partitions, key_type, part)
 

@@ -1,4 +1,4 @@
-"""Count words with mappers that don't come back: asleep, waiting for a child, or in C code that holds the interpreter."""
+"""Count words with mappers that never come back: asleep, waiting for a child, or in C code that holds the GIL."""
 
 from __future__ import annotations
 

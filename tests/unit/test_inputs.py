@@ -20,24 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rqmr.errors import InputError
-from rqmr.inputs import (
-    Block,
-    Csv,
-    JsonLines,
-    Lines,
-    Reader,
-    Source,
-    UnreadableRecord,
-    Whole,
-    check_encoding,
-    choose_reducers,
-    choose_split_bytes,
-    cut,
-    expand,
-    parse_size,
-    source_of,
-)
+from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut, expand, parse_size, source_of
 from rqmr.model import Piece, Settings, Split
+from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, UnreadableRecord, Whole, check_encoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd

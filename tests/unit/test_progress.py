@@ -49,18 +49,16 @@ class Clock:
 
 
 def attempt(
-    index: int, fraction: float = 0.5, *, worker: str = "", number: int = 1, kind: Kind = Kind.MAP, host: str = "here",
-    now: int = START, age: int = 1000,
+    index: int, fraction: float = 0.5, *, number: int = 1, host: str = "here", now: int = START, age: int = 1000
 ) -> RunningAttempt:  # fmt: skip
     progress = Progress(int(10_000 * fraction), int((1 << 20) * fraction), fraction)
-    at = AttemptId(TaskId(0, kind, index), number)
-    name = worker or f"rqmr-1a2b-w{index + 1}"
-    return RunningAttempt(at, name, host, now - 4000, now - age + 15_000, now - age, progress)
+    at = AttemptId(TaskId(0, Kind.MAP, index), number)
+    return RunningAttempt(at, f"rqmr-1a2b-w{index + 1}", host, now - 4000, now - age + 15_000, now - age, progress)
 
 
 def facts(
-    now: int = START + 4000, *, committed: int = 0, tasks: int = 40, running: tuple[RunningAttempt, ...] = (), workers: int = 8,
-    lost: int = 0, failed: int = 0, reduces: int = 1, backups: frozenset[TaskId] = frozenset(), phase: int = 0,
+    now: int = START + 4000, *, committed: int = 0, tasks: int = 40, running: tuple[RunningAttempt, ...] = (),
+    lost: int = 0, failed: int = 0, reduces: int = 1, backups: frozenset[TaskId] = frozenset(), workers: int = 8,
 ) -> Facts:  # fmt: skip
     pending = max(0, tasks - committed - len(running))
     maps = PhaseFacts(
@@ -76,7 +74,7 @@ def facts(
     )
     rest = [PhaseFacts(Phase(step, Kind.REDUCE, 8), 0, 0, 0, 0, 0, 0, 0, 0) for step in range(reduces)]
     return Facts(
-        now, RunState.RUNNING, phase, START, (maps, *rest), running, {}, backups, 0, None, workers
+        now, RunState.RUNNING, 0, START, (maps, *rest), running, {}, backups, 0, None, workers
     )  # fmt: skip
 
 

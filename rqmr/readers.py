@@ -1,0 +1,275 @@
+r"""Splits → records: what a job's `reader` can be.
+
+A piece owns the lines that *begin* in it, and only the byte ``\n`` ends a line, so each line belongs to exactly one
+piece and no character is cut. Lines are read and decoded by blocks, for speed; where a record came from is worked out from
+the block's raw bytes, and only when someone asks.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import errno
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from rqmr.errors import InputError
+from rqmr.model import Piece, Settings
+
+_BLOCK = 256 << 10  # is read and decoded at once: enough for C speed, little enough for the processor's cache
+_ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+#: How a compressed file begins, and what reads it, imported when one is met: not every Python has them all.
+_COMPRESSIONS = {
+    "gzip": (rb"\x1f\x8b\x08", "gzip", "GzipFile"),
+    "bz2": (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "bz2", "BZ2Decompressor"),
+    "xz": (rb"\xfd7zXZ\0", "lzma", "LZMADecompressor"),
+    "zst": (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _ZSTD, "ZstdDecompressor"),  # a frame, or one to skip
+}
+
+
+class UnreadableRecord(ValueError):  # noqa: N818 - it names the thing, as all in rqmr.errors
+    """An input holds bytes that can't become a record: not text, not JSON, damaged compressed data."""
+
+    def __init__(self, source: str, offset: int, reason: str) -> None:
+        super().__init__(f"{source}, byte {offset}: {reason}")
+        self.source = source
+        self.offset = offset  # in the file's (decompressed) content
+        self.reason = reason
+
+
+class Block(Struct, eq=False):
+    """Some records in a row of one input, at least one, and where each of them begins."""
+
+    source: str
+    offset: int  # byte offset of `raw` in the file's (decompressed) content
+    raw: bytes
+    records: Iterable[Any] = ()  # to iterate once; may parse in passing and raise UnreadableRecord
+    lines: Sequence[int] = range(sys.maxsize)  # at which line of `raw` each record begins
+    replaced: int = 0  # characters that stand for bytes which aren't text
+    encoding: str = "utf-8"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file's (decompressed) content."""
+        return len(self.raw)
+
+    def offset_of(self, index: int) -> int:
+        """Return the byte offset at which a record begins."""
+        return self.offset + sum(len(line) + 1 for line in self.raw.split(b"\n")[: self.lines[index]])
+
+    def text_of(self, index: int) -> str:
+        """Return the line that a record begins with."""
+        return self.raw.split(b"\n")[self.lines[index]].decode(self.encoding, "replace").removesuffix("\r")
+
+
+class Reader:
+    """Turns a piece of an input into records. Subclasses define `blocks`."""
+
+    #: Whether a file may be cut at any byte; each piece then owns the lines that begin in it.
+    splittable: bool = True
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield the piece's records in order; UnreadableRecord if some of its bytes can't become one."""
+        raise NotImplementedError
+
+
+class Lines(Reader):
+    r"""Each line is a record, a str without its ``\n`` or ``\r\n``. Nothing else ends a line."""
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield blocks of whole lines."""
+        for offset, raw in _whole_lines(piece):
+            text, block = _decoded(piece.name, offset, raw, settings)
+            if text:
+                block.records = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+                yield block
+
+
+class JsonLines(Lines):
+    """Each line is a record, the value of its JSON. Blank lines are left out."""
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield blocks that parse each line in its turn."""
+        for block in super().blocks(piece, settings):
+            filled = {number: line for number, line in enumerate(block.records) if line and not line.isspace()}
+            block.lines = list(filled)
+            block.records = map(partial(self._parse, block), range(len(filled)), filled.values())
+            if filled:
+                yield block
+
+    def _parse(self, block: Block, index: int, line: str) -> Any:
+        try:
+            return msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UnreadableRecord(block.source, block.offset_of(index), f"it isn't JSON: {error}") from None
+
+
+class Whole(Reader):
+    """Each file is one record, its whole text; an empty file too."""
+
+    splittable = False
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield one block of one record."""
+        with open_piece(piece) as file:
+            text, block = _decoded(piece.name, 0, file.read(), settings)
+        block.records = [text]
+        yield block
+
+
+class Csv(Reader):
+    """Each row is a record: a dict by the names in the first row or, with `header=False`, a list; all values are str.
+
+    Quoted fields may hold newlines, so files aren't split. Blank lines are left out. A row that isn't CSV, or hasn't
+    as many fields as the header, is unreadable: a guess would put values into wrong columns.
+    """
+
+    splittable = False
+
+    def __init__(self, *, header: bool = True, delimiter: str = ",") -> None:
+        csv.reader((), delimiter=delimiter)  # TypeError, now rather than on a worker, if it isn't one character
+        self._has_header = header
+        self._delimiter = delimiter
+
+    def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
+        """Yield a block for each row."""
+        rows = self._rows(piece, settings)
+        names = next((row for row, _ in rows), []) if self._has_header else []
+        for row, block in rows:
+            if names and len(row) != len(names):
+                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields under {len(names)} names")
+            block.records = [dict(zip(names, row, strict=True)) if names else row]
+            yield block
+
+    def _rows(self, piece: Piece, settings: Settings) -> Iterator[tuple[list[str], Block]]:
+        offset = 0
+        taken: list[bytes] = []  # the lines of the row that is being parsed
+
+        def decoded(line: bytes) -> str:
+            taken.append(line)
+            return _decoded(piece.name, offset, line, settings)[0]
+
+        with open_piece(piece) as file:
+            try:
+                for row in csv.reader(map(decoded, file), delimiter=self._delimiter, strict=True):
+                    _, block = _decoded(piece.name, offset, b"".join(taken), settings)
+                    offset += block.size
+                    taken.clear()
+                    if row:
+                        yield row, block
+            except csv.Error as error:
+                raise UnreadableRecord(piece.name, offset, f"it isn't CSV: {error}") from None
+
+
+def check_encoding(settings: Settings) -> None:
+    """Return if the settings can decode text that is cut at newlines; InputError tells why they can't."""
+    if settings.decode_errors not in ("replace", "strict"):
+        raise InputError(f"decode errors are {settings.decode_errors!r}; they must be replace or strict")
+    try:
+        newlines = b"~\n\\\n".decode(settings.encoding, "replace").count("\n")  # ~ and \ join lines in some encodings
+    except (LookupError, ValueError) as error:
+        raise InputError(f"unknown encoding {settings.encoding!r}; write utf-8, latin-1, cp1252 or the like") from error
+    if newlines != 2:
+        raise InputError(f"{settings.encoding} can't be cut into lines; try iconv -f {settings.encoding} -t utf-8")
+
+
+def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[str, Block]:
+    """Return the text of some whole lines, and their block, still without its records."""
+    signed = codecs.lookup(settings.encoding).name == "utf-8-sig"  # only the file's start may bear the signature
+    encoding = "utf-8" if signed else settings.encoding
+    try:
+        text, replaced = raw.decode(encoding), 0
+    except UnicodeDecodeError as error:
+        if settings.decode_errors == "strict":
+            line = raw.rfind(b"\n", 0, error.start) + 1
+            raise UnreadableRecord(source, offset + line, f"it isn't {encoding}: {error.reason}") from None
+        # By lines: gb18030's decoder replaces a newline together with the bytes before it, if few bytes follow.
+        text = "\n".join(line.decode(encoding, "replace") for line in raw.split(b"\n"))
+        genuine = "\ufffd".encode(encoding, "ignore")
+        replaced = text.count("\ufffd") - (raw.count(genuine) if genuine else 0)
+    block = Block(source, offset, raw, replaced=replaced, encoding=encoding)
+    return text.removeprefix("\ufeff") if signed and offset == 0 else text, block
+
+
+def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that the piece owns, as (byte offset, some whole lines)."""
+    offset, stop = 0, sys.maxsize if piece.stop is None else piece.stop
+    with open_piece(piece) as file:
+        if piece.start:  # skip the rest of a line that began before, if only its newline
+            offset = file.seek(piece.start - 1) + len(file.readline(stop - piece.start + 1))
+        while offset < stop and (raw := file.read(min(_BLOCK, stop - offset))):
+            if not raw.endswith(b"\n"):
+                raw += file.readline()
+            yield offset, raw
+            offset += len(raw)
+    if piece.stop is not None and offset < piece.stop:
+        raise OSError(errno.ESTALE, "the file has become shorter since it was split", piece.name)
+
+
+@contextmanager
+def open_piece(piece: Piece) -> Iterator[io.BufferedReader]:
+    """Open a piece's file; a compressed one is decompressed, and raises UnreadableRecord where it is damaged."""
+    with Path(os.fsdecode(piece.path)).open("rb") as file:
+        # A piece that was cut out is plain, whatever it begins with.
+        compression = compression_of(file.peek()) if piece.stop is None else ""
+        yield io.BufferedReader(_Content(file, piece.name, compression), _BLOCK) if compression else file
+
+
+class _Content(io.RawIOBase):
+    """What a compressed file holds. Damage is never taken for the file's end."""
+
+    def __init__(self, file: BinaryIO, source: str, compression: str) -> None:
+        self._source = source
+        self._chunks = filter(None, _decompressed(file, compression))
+        self._rest = b""
+        self._offset = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            self._rest = self._rest or next(self._chunks, b"")
+        except Exception as error:  # each format has its own
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, not the data's
+            raise UnreadableRecord(self._source, self._offset, f"it can't be decompressed: {error}") from error
+        data, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(data)] = data
+        self._offset += len(data)
+        return len(data)
+
+
+def _decompressed(file: BinaryIO, compression: str) -> Iterator[bytes]:
+    """Yield the content of compressed streams that follow each other, perhaps with zeros between them."""
+    _, module, name = _COMPRESSIONS[compression]
+    new_stream = getattr(import_module(module), name)
+    if compression == "gzip":
+        yield from iter(partial(new_stream(fileobj=file).read1, _BLOCK), b"")
+        return
+    # Not by BZ2File or LZMAFile: they take damage where the next stream should begin for the file's end.
+    raw = file.read(_BLOCK)
+    while raw:
+        stream = new_stream()
+        while not stream.eof:
+            if stream.needs_input and not raw:
+                raise EOFError("it ends too early")
+            yield stream.decompress(raw, _BLOCK)
+            raw = file.read(_BLOCK) if stream.needs_input else b""
+        raw = (stream.unused_data or file.read(_BLOCK)).lstrip(b"\0")
+
+
+def compression_of(start: bytes) -> str:
+    """Return how a file that begins so is compressed: "gzip", "bz2", "xz", "zst" or ""."""
+    return next((name for name, (magic, _, _) in _COMPRESSIONS.items() if re.match(magic, start)), "")
