@@ -135,7 +135,7 @@ class Mean(Aggregator):
         return accumulator[0] / accumulator[1]
 
     def accumulator_type(self, value_type: Any) -> Any:
-        return list[value_type | int]  # noqa: UP007
+        return list[value_type | int]
 
 
 class Top(Aggregator):

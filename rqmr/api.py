@@ -43,6 +43,9 @@ class View(Observer, Protocol):
     def note(self, text: str) -> None:
         """Take a line of news."""
 
+    def end(self) -> None:
+        """Leave the terminal as it should be, whatever happened; twice does no harm."""
+
 
 class Silent:
     """Sees nothing."""
@@ -57,6 +60,9 @@ class Silent:
         """Do nothing."""
 
     def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
         """Do nothing."""
 
 

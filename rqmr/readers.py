@@ -1,8 +1,8 @@
 r"""Splits → records: what a job's `reader` can be.
 
 A piece owns the lines that *begin* in it, and only the byte ``\n`` ends a line, so each line belongs to exactly one
-piece and no character is cut. Lines are read and decoded by blocks, for speed; where a record came from is worked out from
-the block's raw bytes, and only when someone asks.
+piece and no character is cut. Lines are read and decoded by blocks, for speed; where a record came from is worked out
+from the block's raw bytes, and only when someone asks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COMPRESSIONS = {
 }
 
 
-class UnreadableRecord(ValueError):  # noqa: N818 - it names the thing, as all in rqmr.errors
+class UnreadableRecord(ValueError):
     """An input holds bytes that can't become a record: not text, not JSON, damaged compressed data."""
 
     def __init__(self, source: str, offset: int, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Decide what should happen next: facts in, instructions out.
 
-No Redis, no RQ, no clock, so every policy is tested with plain values. An instruction is only advice: the script that carries it out looks again, so it does no harm when the facts
-are old.
+No Redis, no RQ, no clock, so every policy is tested with plain values. An instruction is only advice: the script that
+carries it out looks again, so it does no harm when the facts are old.
 """
 
 from __future__ import annotations

@@ -10,26 +10,33 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rqmr.model import AttemptId, Event, Facts, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
-from rqmr.progress import (
-    Header,
-    LiveView,
-    LogView,
+from rqmr.api import Silent
+from rqmr.meter import (
     Meter,
     Pace,
-    QuietView,
-    bar,
     choose_events,
-    choose_view,
     clock,
     compact,
     done_so_far,
     natural,
     plain,
-    share_out,
     short_worker,
     subject_title,
 )
+from rqmr.model import (
+    AttemptId,
+    Event,
+    Facts,
+    Header,
+    Kind,
+    Phase,
+    PhaseFacts,
+    Progress,
+    RunningAttempt,
+    RunState,
+    TaskId,
+)
+from rqmr.progress import LiveView, LogView, bar, choose_view, share_out
 
 START = 1_700_000_000_000
 HEADER = Header(
@@ -464,7 +471,7 @@ def test_a_log_tells_once_that_nobody_listens() -> None:
 
 def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     view = choose_view(quiet=True)
-    assert isinstance(view, QuietView)
+    assert isinstance(view, Silent)
     view.begin(HEADER)
     view.update(facts(), [Event(START, "failed", "s0-m0001-a1", "boom")])
     view.printed("w1", "x")
