@@ -89,7 +89,8 @@ class LogView:
         """Nothing is left to do: every line is out."""
 
     def _phase(self, measure: Measure, at: str) -> None:
-        title, tasks = measure.title, f"{measure.facts.phase.tasks} tasks"
+        title, number = measure.title, measure.facts.phase.tasks
+        tasks = f"{number} task{'' if number == 1 else 's'}"
         counts = ", ".join(text for text, _ in measure.counts)
         if title not in self._said:
             self._say(title, at, f"{title} begins: {tasks}")

@@ -6,7 +6,7 @@ inline oracle run the same lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,30 @@ class Place:
         self.block: Block | None = None
         self.begun = 0  # records of the block that the mapper has been given
         self.key: Any = None
-        self.fraction: Callable[[], float] = float
+        self.fraction: Callable[[], float] = float  # of the whole task
+
+    @property
+    def size_begun(self) -> float:
+        """Bytes finished, and about those of the block that the mapper has been given."""
+        block = self.block
+        if block is None or not self.begun or not isinstance(block.records, Sized):
+            return self.size
+        return self.size + block.size * self.begun / len(block.records)
 
     def progress(self) -> Progress:
         """Return how far the attempt is."""
         return Progress(self.records + self.begun, self.size, min(self.fraction(), 1.0))
 
-    def failure(self, error: Exception) -> Failure:
+    def failure(self, error: BaseException) -> Failure:
         """Tell an exception of the job's code together with the record that it was about."""
-        if isinstance(error, OSError) and self.block is None and self.key is None:
-            return Failure(f"an input can't be read: {error}")
         if isinstance(error, UnreadableRecord):
             return Failure(str(error), source=error.source, offset=error.offset, final=True)
         message = f"{type(error).__name__}: {error}".rstrip(": ")
         traceback = user_traceback(error)
-        if "File " not in traceback:  # raised by our loop over what the job yielded
+        is_ours = "  File " not in traceback
+        if is_ours and isinstance(error, OSError):
+            return Failure(f"an input can't be read: {error}")
+        if is_ours:  # raised by our loop over what the job yielded
             message += " (do mapper and reducer yield pairs, as in yield key, value, and are all keys hashable?)"
         if self.block is None:
             record = "" if self.key is None else f"key {shorten(self.key)}"
@@ -86,12 +95,12 @@ class Task:
             raise RecordError(Failure(f"{type(self._job).__name__}: {error}", final=True)) from error
         except RqmrError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RecordError(self._place.failure(error)) from error
 
     def _mapped(self, split: Split) -> Iterator[tuple[Any, Any]]:
         place, mapper = self._place, self._steps[0].mapper
-        place.fraction = lambda: place.size / (split.size or 1)
+        place.fraction = lambda: place.size_begun / (split.size or 1)
         for piece in split.pieces:
             for block in self._job.reader.blocks(piece, self._spec.settings):
                 place.block, place.begun = block, 0
