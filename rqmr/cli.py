@@ -18,6 +18,7 @@ import typer
 from rqmr import __version__
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed
 from rqmr.inputs import parse_size
+from rqmr.meter import short_worker
 from rqmr.model import Failure, Summary
 
 _FIRST_ROWS = 10
@@ -167,9 +168,11 @@ def run(
 
 def report(failure: Failure, printed: list[str]) -> str:
     """Return a failure as its user reads it: what, where, the user's own traceback, what was printed last."""
+    from rqmr.meter import short_worker
+
     lines = [f"rqmr: the run failed: {failure.message}"]
     if failure.task:
-        lines.append(f"  task    {failure.task}" + (f" on worker {failure.worker}" if failure.worker else ""))
+        lines.append(f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}" if failure.worker else ""))
     if failure.source:
         lines.append(f"  input   {failure.source}" + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
     if failure.record:

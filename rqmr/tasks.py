@@ -56,6 +56,7 @@ class Place:
         if is_ours and isinstance(error, OSError):
             return Failure(f"an input can't be read: {error}")
         if is_ours:  # raised by our loop over what the job yielded
+            traceback = ""
             message += " (do mapper and reducer yield pairs, as in yield key, value, and are all keys hashable?)"
         if self.block is None:
             record = "" if self.key is None else f"key {shorten(self.key)}"
