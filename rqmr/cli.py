@@ -57,10 +57,9 @@ def main() -> None:
         _fail(1, report(error.failure, error.printed))
     except RqmrError as error:
         _fail(1, f"rqmr: {error}")
-    except KeyboardInterrupt:
-        _fail(130, "rqmr: interrupted; the run was cancelled and nothing of it is left")
-    except _Terminated as ended:
-        _fail(128 + ended.signal, "rqmr: terminated; the run was cancelled and nothing of it is left")
+    except _Ended as ended:
+        name = signal.Signals(ended.signal).name
+        _fail(128 + ended.signal, f"rqmr: ended by {name}; the run was cancelled and nothing of it is left")
     except BrokenPipeError:
         _fail(1, "")
 
@@ -257,8 +256,8 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False), file=sys.__stdout__, flush=True)
 
 
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP has come."""
+class _Ended(BaseException):
+    """A signal has come. Not a KeyboardInterrupt, which others take for theirs."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -272,9 +271,7 @@ def _signals() -> Iterator[None]:
     def unwind(number: int, frame: FrameType | None) -> None:
         for each in handled:
             signal.signal(each, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise _Terminated(number)
+        raise _Ended(number)
 
     handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     before = {number: signal.signal(number, unwind) for number in handled}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -30,10 +29,10 @@ def connect(url: str) -> Client:
     """
     try:
         return redis.Redis.from_url(url, **_options())
-    except ValueError as error:
+    except ValueError:  # its text may have the password
         raise RedisError(
-            f"{hide_password(url)} is no Redis URL ({error}); write redis://host:6379/0, rediss://… for TLS, "
-            f"or unix:///path/to/socket"
+            f"{hide_password(url)} is no Redis URL; write redis://host:6379/0, rediss://… for TLS, or "
+            f"unix:///path/to/socket, with %40 and %2F for @ and / in a password"
         ) from None
 
 
@@ -85,13 +84,12 @@ def check_server(client: Client, url: str) -> tuple[str, list[str]]:
 
 
 def hide_password(url: str) -> str:
-    """Return a URL that can be shown: its password is ***, in whatever part of the URL it stands."""
-    parts = urlsplit(url)
-    login, at, host = parts.netloc.rpartition("@")
-    user = login.partition(":")[0]
-    netloc = f"{user}:***@{host}" if at and ":" in login else parts.netloc
-    query = re.sub(r"(?i)(password=)[^&]*", r"\1***", parts.query)
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    """Return a URL that can be shown: its password is ***, wherever it stands and however it is spelled."""
+    scheme, colon, rest = url.partition("://")
+    login, at, host = rest.rpartition("@")
+    if ":" in login:
+        rest = f"{login.partition(':')[0]}:***{at}{host}"
+    return scheme + colon + re.sub(r"(?i)(password=)[^&]*", r"\1***", rest)
 
 
 def _options() -> dict[str, Any]:
