@@ -9,7 +9,7 @@ all keys of a run but its code are unlinked when its result has been collected.
     rqmr:{run}:pending                  zset    task -> place in line (see `place`)
     rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
     rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
-    rqmr:{run}:attempts                 hash    attempt -> running, lost, revived, committed, failed, stale, released
+    rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, reopened
     rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
     rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, for a repeated one
     rqmr:{run}:tickets                  zset    RQ jobs enqueued and not yet taken -> when
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from rqmr.model import AttemptId, Phase, TaskId
 
-#: Distance between two phases in the pending line; more than the tasks a phase can have.
+#: Distance between two phases in the pending line: twice as much as a phase can have tasks.
 PHASE_STRIDE = 2**32
 
 

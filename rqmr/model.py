@@ -73,10 +73,11 @@ class TaskId(Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> TaskId:
         """Read what `str` wrote; ValueError if it didn't."""
-        match = re.fullmatch(r"s(\d+)-([mr])(\d{4,})", text)
-        if not match:
+        match = re.fullmatch(r"s(\d+)-([mr])(\d+)", text, re.ASCII)
+        task = match and cls(int(match[1]), Kind(match[2]), int(match[3]))
+        if not task or str(task) != text:
             raise ValueError(f"{text!r} is no task id")
-        return cls(int(match[1]), Kind(match[2]), int(match[3]))
+        return task
 
 
 class AttemptId(Struct, frozen=True, order=True):
@@ -92,7 +93,10 @@ class AttemptId(Struct, frozen=True, order=True):
     def parse(cls, text: str) -> AttemptId:
         """Read what `str` wrote; ValueError if it didn't."""
         task, _, number = text.rpartition("-a")
-        return cls(TaskId.parse(task), int(number))
+        attempt = cls(TaskId.parse(task), int(number))
+        if attempt.number < 1 or str(attempt) != text:
+            raise ValueError(f"{text!r} is no attempt id")
+        return attempt
 
 
 class Piece(Struct, frozen=True):

@@ -120,8 +120,9 @@ def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
 
 
 def _is_straggler(attempt: RunningAttempt, facts: Facts, policy: Policy) -> bool:
-    age = facts.now_ms - attempt.started_ms
-    if age < max(policy.straggler_ms, facts.median_ms):
+    if not attempt.started_ms or attempt.deadline_ms <= facts.now_ms:
+        return False  # its lease is gone or about to go: it may be lost, and is told apart by that
+    if facts.now_ms - attempt.started_ms < max(policy.straggler_ms, facts.median_ms):
         return False
     return _expected_ms(attempt, facts, policy) > policy.straggler_factor * facts.median_ms
 

@@ -135,7 +135,7 @@ class State:
             self.client.unlink(*names[start : start + _BATCH])
 
     def drive(self, driver: str, *, lease_ms: int) -> int | None:
-        """Take or renew the driver's lease; return its epoch, None if another one holds it."""
+        """Take or renew the driver's lease; return its epoch, None if another one holds it or the run is gone."""
         reply = self.scripts.drive(driver, lease_ms=lease_ms)
         return int(reply[1]) if reply[0] == "DRIVING" else None
 

@@ -9,7 +9,7 @@
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line, an urgent one
 --   ARGV[4]  attempts that may be lost      ARGV[5]  the run's failure if this is one too many
 --
---   returns  "LOST" | "RUN FAILED" | "ALIVE" (it was renewed meanwhile) | "ENDED"
+--   returns  "LOST" | "RUN FAILED" | "ALIVE" (it was renewed meanwhile) | "ENDED" (it holds no lease: asked twice, too)
 
 local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
 local attempt, task = ARGV[1], ARGV[2]
@@ -25,6 +25,8 @@ redis.call('HSET', KEYS[6], attempt, 'lost')
 local running = redis.call('HINCRBY', KEYS[7], task .. ':running', -1)
 if redis.call('HEXISTS', KEYS[2], task) == 1 then return 'LOST' end
 
+redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'lost', 'subject', attempt, 'note', 'its lease expired')
+for _, i in ipairs({6, 7, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
 if was == 'running' then
   local lost = redis.call('HINCRBY', KEYS[7], task .. ':lost', 1)
   redis.call('HINCRBY', KEYS[8], 'lost', 1)
@@ -34,7 +36,6 @@ if was == 'running' then
     return 'RUN FAILED'
   end
 end
-redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'lost', 'subject', attempt, 'note', 'its lease expired')
-if running <= 0 then redis.call('ZADD', KEYS[3], ARGV[3], task) end
-for _, i in ipairs({3, 6, 7, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
+if running <= 0 then redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task) end
+redis.call('PEXPIRE', KEYS[3], keep)
 return 'LOST'

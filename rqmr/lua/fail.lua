@@ -6,7 +6,8 @@
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line
 --   ARGV[4]  attempts that may fail         ARGV[5]  the failure            ARGV[6]  its message, for the events
 --
---   returns  "FAILED" | "RUN FAILED" | "STALE" (another attempt won, so nothing is charged) | "ENDED"
+--   returns  "FAILED" | "RUN FAILED" | "STALE" (another attempt won, so nothing is charged)
+--            | "ENDED" (the run has, or this attempt has: asked twice, too)
 
 local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
 local attempt, task = ARGV[1], ARGV[2]
@@ -31,7 +32,7 @@ if failed >= tonumber(ARGV[4]) then
   return 'RUN FAILED'
 end
 if running <= 0 then
-  redis.call('ZADD', KEYS[3], ARGV[3], task)
+  redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
   redis.call('PEXPIRE', KEYS[3], keep)
 end
 return 'FAILED'

@@ -15,4 +15,5 @@ local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 for number = last - ARGV[1] + 1, last do redis.call('ZADD', KEYS[2], now, number) end
 redis.call('PEXPIRE', KEYS[2], keep)
-return {'ISSUED', last, unpack(redis.call('ZRANGE', KEYS[3], 0, ARGV[1] - 1))}
+-- A name is a hint only, so a thousand are enough; unpack has a limit of some thousands.
+return {'ISSUED', last, unpack(redis.call('ZRANGE', KEYS[3], 0, math.min(ARGV[1], 1000) - 1))}

@@ -5,7 +5,8 @@
 --   KEYS[6]  attempts   KEYS[7]  tries
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line
 --
---   returns  "RELEASED" (its task is pending) | "STALE" (another attempt won, or runs) | "ENDED"
+--   returns  "RELEASED" (its task is pending) | "STALE" (another attempt won, or has the task now)
+--            | "ENDED" (the run has, or this attempt has: asked twice, too)
 
 local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
 local attempt, task = ARGV[1], ARGV[2]
@@ -19,6 +20,6 @@ local won = redis.call('HEXISTS', KEYS[2], task) == 1
 redis.call('HSET', KEYS[6], attempt, won and 'stale' or 'released')
 for _, i in ipairs({6, 7}) do redis.call('PEXPIRE', KEYS[i], keep) end
 if won or running > 0 then return 'STALE' end
-redis.call('ZADD', KEYS[3], ARGV[3], task)
+redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
 redis.call('PEXPIRE', KEYS[3], keep)
 return 'RELEASED'

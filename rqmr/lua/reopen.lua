@@ -17,7 +17,7 @@ local winner = redis.call('HGET', KEYS[2], task)
 if state ~= 'running' or not winner or string.match(winner, '^[^\n]+') ~= attempt then return 'ALREADY' end
 
 redis.call('HDEL', KEYS[2], task)
-redis.call('HSET', KEYS[4], attempt, 'lost')
+redis.call('HSET', KEYS[4], attempt, 'reopened')
 redis.call('HINCRBY', KEYS[6], 'records', -ARGV[5])
 redis.call('HINCRBY', KEYS[6], 'bytes', -ARGV[6])
 redis.call('HINCRBY', KEYS[6], 'lost', 1)
@@ -26,7 +26,7 @@ if redis.call('HINCRBY', KEYS[5], task .. ':lost', 1) >= tonumber(ARGV[7]) then
   redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[8])
   return 'RUN FAILED'
 end
-redis.call('ZADD', KEYS[3], ARGV[3], task)
+redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
 if tonumber(phase) > tonumber(ARGV[4]) then redis.call('HSET', KEYS[1], 'phase', ARGV[4]) end
 for _, i in ipairs({3, 4, 5, 6, 7}) do redis.call('PEXPIRE', KEYS[i], keep) end
 return 'REOPENED'

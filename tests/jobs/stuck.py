@@ -16,6 +16,7 @@ class Stuck(Job):
     marks: str = ""  # a directory: "stuck.0" is in it as soon as one is stuck
     how: str = "sleep"  # sleep, child or regex
     where: str = "map"  # or reduce
+    prints: bool = False
 
     def mapper(self, source: str, line: str) -> Iterator[tuple[str, int]]:
         if self.where == "map":
@@ -29,7 +30,8 @@ class Stuck(Job):
         yield word, sum(counts)
 
     def get_stuck(self) -> None:
-        print("about to be stuck")
+        if self.prints:
+            print("about to be stuck")
         if self.how == "child":
             child = subprocess.Popen(["sleep", "100"])
             first(self.marks, "stuck", 1000)

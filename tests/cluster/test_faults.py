@@ -1,0 +1,558 @@
+"""Whatever dies in the middle of a run, it ends with the oracle's output, byte for byte and counter for counter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+import rq
+from conftest import JOBS, Workers, wait_until
+
+import rqmr
+from rqmr.api import Silent
+from rqmr.config import Config
+from rqmr.connection import connect
+from rqmr.model import Event, Facts, Header, RunState, TaskId
+from rqmr.state import State
+from rqmr.supervise import processes
+
+#: A lease that expires soon, and a map task for each file.
+CUT = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=1)
+
+
+class Run(Silent):
+    """A run in a thread, and what its view has seen."""
+
+    def __init__(self, job: str, inputs: Sequence[Path], output: Path, url: str, config: Config, params: Any) -> None:
+        self.id = ""
+        self.facts: Facts | None = None
+        self.seen: list[Event] = []
+        self._url = url
+        self._future: Future[rqmr.Result] = Future()
+
+        def run() -> None:
+            try:
+                result = rqmr.run(
+                    str(JOBS / f"{job}.py"),
+                    inputs,
+                    params=params,
+                    config=config,
+                    output=output,
+                    redis_url=url,
+                    view=self,
+                )
+            except BaseException as error:
+                self._future.set_exception(error)
+            else:
+                self._future.set_result(result)
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def begin(self, header: Header) -> None:
+        self.id = header.run
+
+    def update(self, facts: Facts, events: Sequence[Event]) -> None:
+        self.facts = facts
+        self.seen.extend(events)
+
+    def result(self, timeout: float = 30) -> rqmr.Result:
+        return self._future.result(timeout)
+
+    def events(self, what: str) -> list[str]:
+        """The subjects of all events of a kind."""
+        return [event.subject for event in self.seen if event.what == what]
+
+    def wait_for(self, what: str, count: int = 1, timeout: float = 15) -> list[str]:
+        """Wait for events of a kind; return their subjects."""
+        return wait_until(
+            lambda: self._over() or (len(self.events(what)) >= count and self.events(what)),
+            timeout=timeout,
+            what=f"{count} x {what!r} in {self.id}",
+        )
+
+    def wait_until(self, predicate: Callable[[Facts], Any], *, what: str, timeout: float = 15) -> Any:
+        return wait_until(
+            lambda: self._over() or (self.facts is not None and predicate(self.facts)), timeout=timeout, what=what
+        )
+
+    def _over(self) -> None:
+        if self._future.done():
+            self._future.result()
+            pytest.fail("the run has ended already")
+
+    def end(self) -> None:
+        """Cancel it if it still runs."""
+        if not self._future.done() and self.id:
+            client = connect(self._url)
+            State(client, self.id).finish(RunState.CANCELLED)
+            client.close()
+        self._thread.join(20)
+
+
+class Bench:
+    """Files to read, directories to write to, and a place for marks."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory = directory
+        self.marks = directory / "marks"
+        self.marks.mkdir()
+        self.inputs = directory / "inputs"
+        self.inputs.mkdir()
+        self.url = url
+        self.runs: list[Run] = []
+
+    def write(self, files: int, special: str = "", *, lines: int = 8, seed: int = 7) -> None:
+        """Write files of ten words a line, and the special word once, in the middle of the third file."""
+        print(f"words of seed {seed}")
+        chance = random.Random(seed)
+        for number in range(files):
+            text = [" ".join(f"w{chance.randrange(500)}" for _ in range(10)) for _ in range(lines)]
+            if number == min(2, files - 1):
+                text[lines // 2] += f" {special}"
+            (self.inputs / f"{number:02}.txt").write_text("\n".join(text) + "\n")
+
+    def start(self, job: str, config: Config = CUT, **params: Any) -> Run:
+        params = {"marks": str(self.marks), **params}
+        inputs = sorted(self.inputs.iterdir())
+        self.runs.append(Run(job, inputs, self.directory / f"out{len(self.runs)}", self.url, config, params))
+        wait_until(lambda: self.runs[-1].id, timeout=10, what="the run begins")
+        return self.runs[-1]
+
+    def assert_right(self, run: Run, job: str, config: Config = CUT, timeout: float = 30) -> rqmr.Result:
+        """Wait for the run; it gives what one without any fault gives."""
+        result = run.result(timeout)
+        expected = rqmr.run(
+            str(JOBS / f"{job}.py"), sorted(self.inputs.iterdir()), config=config,
+            output=self.directory / "oracle", inline=True,
+        )  # fmt: skip
+        for path in expected.paths:
+            assert (result.output / path.name).read_bytes() == path.read_bytes(), path.name
+        assert sorted(path.name for path in result.output.iterdir()) == [
+            "_SUCCESS", *sorted(path.name for path in expected.paths),
+        ]  # fmt: skip
+        assert result.counters == expected.counters
+        assert result.summary.records_read == expected.summary.records_read
+        assert result.summary.records_written == expected.summary.records_written
+        return result
+
+    def marked(self, name: str) -> int:
+        """How often a job left marks of that name."""
+        return len(list(self.marks.glob(f"{name}.*")))
+
+    def pid_of(self, name: str) -> int:
+        """The process that left the first mark of that name."""
+        path = self.marks / f"{name}.0"
+        return int(wait_until(lambda: path.exists() and path.read_text(), timeout=15, what=f"{name} is marked"))
+
+    def open_gate(self) -> None:
+        (self.marks / "open").touch()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, redis_url: str, redis: Any) -> Iterator[Bench]:
+    bench = Bench(tmp_path, redis_url)
+    yield bench
+    bench.open_gate()
+    over = [run for run in bench.runs if run._future.done()]
+    for run in bench.runs:
+        run.end()
+    left = {key.decode() for run in over for key in redis.scan_iter(f"rqmr:{run.id}*", count=1000)}
+    assert not left, "keys of a run that ended"
+
+
+@pytest.fixture
+def state(redis: Any) -> Callable[[Run], State]:
+    return lambda run: State(redis, run.id)
+
+
+def horse_of(workers: Workers, worker: subprocess.Popen[bytes]) -> int:
+    """The work-horse of a worker, once there is one."""
+    return int(wait_until(lambda: workers.horses_of(worker), timeout=10, what="the worker has a work-horse")[0])
+
+
+def is_alive(pid: int) -> bool:
+    return any(process == pid for process, _, _ in processes())
+
+
+def horse_in_map(workers: Workers, run: Run) -> int:
+    """A work-horse of the first worker in the middle of a map."""
+    run.wait_until(
+        lambda facts: any(each.worker == "worker-1" for each in facts.running), what="the first worker is at work"
+    )
+    return horse_of(workers, workers.processes[0])
+
+
+# --- processes that are killed ------------------------------------------------------------------------------------
+
+
+def test_a_work_horse_that_is_killed_in_a_map_costs_a_lease(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(8)
+    run = bench.start("slow", seconds=0.05)
+    os.kill(horse_in_map(workers, run), signal.SIGKILL)
+    run.wait_for("lost")
+    bench.assert_right(run, "slow")
+
+
+def test_a_work_horse_that_is_killed_in_a_reduce_costs_a_lease(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(3, lines=6)
+    run = bench.start("slow", reduce_seconds=0.02)
+    run.wait_until(lambda facts: facts.phase == 1 and facts.running, what="reduces run")
+    os.kill(horse_in_map(workers, run), signal.SIGKILL)
+    assert all("-r" in attempt for attempt in run.wait_for("lost"))
+    bench.assert_right(run, "slow")
+
+
+def test_the_work_horse_of_a_killed_worker_goes_on_and_its_work_counts(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(6)
+    run = bench.start("slow", seconds=0.1)
+    horse = horse_in_map(workers, run)
+    workers.processes[0].kill()
+    assert is_alive(horse), "a work-horse has a process group of its own"
+    bench.assert_right(run, "slow")
+    assert not run.events("lost"), "it renews its lease itself"
+    wait_until(lambda: not is_alive(horse), timeout=10, what="it ends with the run")
+
+
+def test_a_worker_that_is_killed_with_its_work_horse_costs_a_lease(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(8)
+    run = bench.start("slow", seconds=0.05)
+    horse = horse_in_map(workers, run)
+    workers.processes[0].kill()
+    os.kill(horse, signal.SIGKILL)
+    run.wait_for("lost")
+    bench.assert_right(run, "slow")
+
+
+def test_all_workers_may_die_as_long_as_a_new_one_starts(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(8)
+    run = bench.start("slow", seconds=0.05)
+    run.wait_until(lambda facts: facts.phases[0].committed >= 1 and len(facts.running) == 2, what="both are at work")
+    for worker in workers.processes[:2]:
+        horses = workers.horses_of(worker)
+        worker.kill()
+        for horse in horses:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(horse, signal.SIGKILL)
+    run.wait_until(lambda facts: not facts.running and facts.phases[0].pending, what="all attempts are lost")
+    workers.start(1)
+    bench.assert_right(run, "slow")
+
+
+@pytest.mark.parametrize(("how", "where"), [("exit", "map"), ("kill", "reduce"), ("segfault", "map")])
+def test_user_code_that_ends_its_process_once_is_run_again(
+    how: str, where: str, workers: Workers, bench: Bench
+) -> None:
+    workers.start(2)
+    bench.write(6, "crash")
+    run = bench.start("crash", how=how, where=where, times=1)
+    bench.assert_right(run, "crash")
+    assert (bench.marked("crashed"), bench.marked("executed")) == (1, 2)
+    assert len(run.events("lost")) == 1
+
+
+def test_lost_attempts_do_not_use_up_the_tries_of_the_code(workers: Workers, bench: Bench) -> None:
+    """Twice as many as may fail; and one that raises is counted apart."""
+    workers.start(2)
+    bench.write(3, "crash")
+    run = bench.start("crash", how="exit", times=6)
+    bench.assert_right(run, "crash")
+    assert (bench.marked("crashed"), bench.marked("executed")) == (6, 7)
+    assert len(run.events("lost")) == 6
+
+
+def test_code_that_ends_its_process_each_time_fails_the_run_in_the_end(workers: Workers, bench: Bench) -> None:
+    workers.start(1)
+    bench.write(3, "crash")
+    run = bench.start(
+        "crash", Config(workers=0, reducers=1, split_bytes=4 << 10, lease_seconds=1, max_lost=2), times=99
+    )
+    with pytest.raises(rqmr.RunFailed, match="was lost 2 times: .*does it run out of memory, or end its process"):
+        run.result()
+    assert bench.marked("executed") == 2
+
+
+def test_a_work_horse_that_was_stopped_for_longer_than_its_lease_does_no_harm(
+    workers: Workers, bench: Bench, redis: Any
+) -> None:
+    """It comes back when another attempt of its task has won and, so that it can try to commit, before the run ends."""
+    workers.start(2)
+    bench.write(4, "crash")
+    (bench.inputs / "99.txt").write_text("gate\n")
+    slow = bench.start("crash", how="stop", times=1, at="crash", where="map")
+    stopped = bench.pid_of("crashed")
+    try:
+        assert slow.wait_for("lost") == [f"{task_with('crash')}-a1"]
+        bench.assert_right(slow, "crash")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    wait_until(lambda: not is_alive(stopped), timeout=10, what="it ends, as the run is over")
+    assert not list(redis.scan_iter(f"rqmr:{slow.id}*")), "what it wrote after the end of the run"
+
+
+def test_a_commit_that_comes_too_late_changes_nothing(workers: Workers, bench: Bench) -> None:
+    """The stopped attempt wakes up while the run still runs, and its task has another winner."""
+    workers.start(3)
+    bench.write(4, "crash")
+    run = bench.start("crash", how="stop", times=1, seconds=0.15)
+    stopped = bench.pid_of("crashed")
+    try:
+        run.wait_for("lost")
+        wait_until(
+            lambda: f"{task_with('crash')}-a2" in run.events("committed"), timeout=15, what="another attempt wins"
+        )
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    bench.assert_right(run, "crash")
+    assert f"{task_with('crash')}-a1" not in run.events("committed")
+    assert bench.marked("executed") == 2
+    wait_until(lambda: not is_alive(stopped), timeout=10, what="its work-horse ends")
+
+
+def test_an_attempt_that_was_lost_and_comes_back_first_wins(workers: Workers, bench: Bench) -> None:
+    """Lost is not dead: with no other worker free, its work is taken."""
+    workers.start(1)
+    bench.write(3, "crash")
+    run = bench.start("crash", how="stop", times=1)
+    stopped = bench.pid_of("crashed")
+    try:
+        run.wait_for("lost")
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    bench.assert_right(run, "crash")
+    assert bench.marked("executed") == 1
+    assert f"{task_with('crash')}-a1" in run.events("committed")
+
+
+def task_with(special: str) -> str:
+    """The map task of the file that `Bench.write` puts the special word into."""
+    return "s0-m0002"
+
+
+# --- user code that raises ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["map", "reduce"])
+def test_code_that_always_raises_fails_the_run_after_four_attempts(where: str, workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(5, "crash")
+    run = bench.start("crash", how="raise", times=1000, where=where)
+    with pytest.raises(rqmr.RunFailed, match="ValueError: this is the job's own error") as caught:
+        run.result()
+    assert bench.marked("executed") == 4
+    failure = caught.value.failure
+    assert "crash.py" in failure.traceback
+    assert (
+        (Path(failure.source).name, failure.record[-6:-1]) == ("02.txt", "crash") if where == "map" else ("", "crash")
+    )
+    assert not (bench.directory / "out0").exists()
+
+
+def test_code_that_raises_and_then_succeeds_is_a_success(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(5, "crash")
+    run = bench.start("crash", how="raise", times=3)
+    bench.assert_right(run, "crash")
+    assert bench.marked("executed") == 4
+    assert len(run.events("failed")) == 3
+
+
+# --- RQ and Redis misbehave ---------------------------------------------------------------------------------------
+
+
+def test_tickets_that_are_enqueued_twice_and_for_tasks_that_are_done_change_nothing(
+    workers: Workers, bench: Bench, redis: Any
+) -> None:
+    workers.start(3)
+    bench.write(8)
+    run = bench.start("slow", seconds=0.02)
+    queue = rq.Queue("rqmr", connection=redis)
+    number = 0
+    while not run._future.done():
+        number += 1
+        for task in ("s0-m0000", "s0-m0007", "s0-r0001", "", "s5-m0000"):
+            ticket = f"{run.id}-t{1 + number % 3}"  # ids that exist, and not
+            queue.enqueue("rqmr.worker.run_ticket", run.id, ticket, task, job_id=ticket, result_ttl=0, failure_ttl=60)
+        time.sleep(0.05)
+    assert number > 3
+    bench.assert_right(run, "slow")
+
+
+def test_a_ticket_for_a_run_that_is_gone_ends_quietly(workers: Workers, redis: Any) -> None:
+    (worker,) = workers.start(1)
+    rq_job = rq.Queue("rqmr", connection=redis).enqueue("rqmr.worker.run_ticket", "gone-234567", "gone-234567-t1", "")
+    wait_until(lambda: rq_job.is_finished, timeout=10, what="it has ended well")
+    assert worker.poll() is None
+
+
+def test_scripts_that_the_server_forgets_are_sent_again(workers: Workers, bench: Bench, redis: Any) -> None:
+    workers.start(2)
+    bench.write(8)
+    run = bench.start("slow", seconds=0.02, reduce_seconds=0.001)
+    flushes = 0
+    while not run._future.done():
+        redis.script_flush()
+        flushes += 1
+        time.sleep(0.02)
+    bench.assert_right(run, "slow")
+    assert flushes > 10
+
+
+def shuffle_hash(redis: Any, run: Run, field: str) -> str:
+    """A shuffle hash that has that field."""
+    return next(key for number in range(2) if redis.hexists(key := f"rqmr:{run.id}:s0:shuffle:{number}", field))
+
+
+def test_a_map_whose_segment_vanished_runs_again(workers: Workers, bench: Bench, redis: Any) -> None:
+    """Two segments of two maps go while another map holds the reduces back."""
+    workers.start(2)
+    bench.write(5, "gate")
+    run = bench.start("slow", gate="gate")
+    run.wait_until(lambda facts: facts.phases[0].committed == 4, what="all maps but one are committed")
+    for field in ("0.1.0", "4.1.0"):
+        assert redis.hdel(shuffle_hash(redis, run, field), field)
+    bench.open_gate()
+    bench.assert_right(run, "slow")
+    assert sorted(run.events("reopened")) == ["s0-m0000", "s0-m0004"]
+    assert {"s0-m0000-a2", "s0-m0004-a2"} <= set(run.events("committed"))
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
+def test_a_map_whose_segment_is_damaged_runs_again(damage: str, workers: Workers, bench: Bench, redis: Any) -> None:
+    workers.start(2)
+    bench.write(5, "gate")
+    run = bench.start("slow", gate="gate")
+    run.wait_until(lambda facts: facts.phases[0].committed == 4, what="all maps but one are committed")
+    shuffle = shuffle_hash(redis, run, "1.1.0")
+    data = redis.hget(shuffle, "1.1.0")
+    middle = len(data) // 2
+    damaged = {
+        "a bit": data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :],
+        "the end": data[:-3],
+        "all": b"",
+    }
+    redis.hset(shuffle, "1.1.0", damaged[damage])
+    bench.open_gate()
+    bench.assert_right(run, "slow")
+    assert run.events("reopened") == ["s0-m0001"]
+
+
+def test_a_whole_shuffle_hash_may_vanish_while_reduces_run(workers: Workers, bench: Bench, redis: Any) -> None:
+    workers.start(2)
+    bench.write(5, lines=4)
+    run = bench.start("slow", reduce_seconds=0.01)
+    run.wait_until(lambda facts: facts.phase == 1 and facts.running, what="reduces run")
+    redis.delete(f"rqmr:{run.id}:s0:shuffle:0", f"rqmr:{run.id}:s0:shuffle:1")
+    bench.assert_right(run, "slow")
+
+
+def test_winners_that_redis_lost_are_made_again(workers: Workers, bench: Bench, state: Callable[[Run], State]) -> None:
+    workers.start(2)
+    bench.write(5, "gate")
+    run = bench.start("slow", gate="gate")
+    run.wait_until(lambda facts: facts.phases[0].committed == 4, what="all maps but one are committed")
+    winners = state(run).winners(state(run).spec.phases[0])
+    state(run).reopen(*winners[TaskId.parse("s0-m0003")])
+    state(run).reopen(*winners[TaskId.parse("s0-m0003")])
+    bench.open_gate()
+    bench.assert_right(run, "slow")
+    assert run.events("reopened") == ["s0-m0003"], "reopened once, though asked twice"
+
+
+def test_tickets_are_issued_again_when_the_queue_is_lost(workers: Workers, bench: Bench, redis: Any) -> None:
+    """RQ can lose a ticket for ever; here it loses all of them, before any worker listens."""
+    bench.write(6)
+    run = bench.start("slow")
+    wait_until(lambda: redis.llen("rq:queue:rqmr"), timeout=10, what="tickets are queued")
+    redis.delete("rq:queue:rqmr")
+    workers.start(2)
+    bench.assert_right(run, "slow")
+
+
+def test_a_flushed_server_is_told_as_what_it_is(workers: Workers, bench: Bench, redis: Any) -> None:
+    workers.start(1)
+    bench.write(6)
+    run = bench.start("slow", seconds=0.1)
+    run.wait_until(lambda facts: facts.running, what="a map runs")
+    redis.flushdb()
+    with pytest.raises(rqmr.RunFailed, match=f"{run.id} is gone from Redis: was it flushed"):
+        run.result()
+    assert not (bench.directory / "out0").exists()
+
+
+# --- stragglers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_straggler_gets_a_backup_on_another_worker_and_the_run_does_not_wait(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(6, "late")
+    began = time.monotonic()
+    run = bench.start("slow", seconds=0.02, straggle="late", straggle_seconds=30)
+    straggler = bench.pid_of("straggled")
+    result = bench.assert_right(run, "slow")
+    assert result.summary.seconds < 12
+    assert time.monotonic() - began < 15
+    assert run.events("backed up") == [f"{task_with('late')}-a1"]
+    assert f"{task_with('late')}-a2" in run.events("committed")
+    workers_of = {event.subject: event.note for event in run.seen if event.what == "claimed"}
+    assert workers_of[f"{task_with('late')}-a1"] != workers_of[f"{task_with('late')}-a2"]
+    wait_until(lambda: not is_alive(straggler), timeout=10, what="the loser's work-horse ends")
+
+
+def test_the_loser_against_a_backup_that_is_still_mapping_stops_at_its_next_record(
+    workers: Workers, bench: Bench
+) -> None:
+    """The straggler isn't stuck, it is slow: ten times as slow as all others."""
+    workers.start(2)
+    bench.write(12)
+    (bench.inputs / "00.txt").write_text("slow word\n" * 60)
+    run = bench.start("slow", seconds=0.05)
+    bench.assert_right(run, "slow")
+    wait_until(lambda: not any(map(workers.horses_of, workers.processes)), timeout=10, what="all work-horses have left")
+    assert [worker.poll() for worker in workers.processes] == [None, None]
+
+
+# --- chance -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_survives_a_work_horse_or_worker_killed_every_moment(workers: Workers, bench: Bench, redis: Any) -> None:
+    seed = int(os.environ.get("RQMR_TEST_SEED", time.time_ns() % 10**6))
+    print(f"RQMR_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    workers.start(3)
+    bench.write(12, lines=6)
+    run = bench.start("slow", seconds=0.02, reduce_seconds=0.001)
+    killed = 0
+    while not run._future.done() and killed < 8:
+        time.sleep(chance.uniform(0.05, 0.4))
+        worker = chance.choice([each for each in workers.processes if each.poll() is None])
+        horses = workers.horses_of(worker)
+        what = chance.choice(["horse", "horse", "worker", "both"])
+        if what != "horse":
+            worker.kill()
+            worker.wait()
+            workers._start("rqmr", (), {})
+        if what != "worker":
+            for horse in horses:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(horse, signal.SIGKILL)
+        killed += 1
+    bench.assert_right(run, "slow")
+    with contextlib.suppress(redis_py.RedisError):
+        print(f"{killed} killed, lost {run.events('lost')}")

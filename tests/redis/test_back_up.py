@@ -1,0 +1,105 @@
+"""back_up: a straggler's task is pending too, for another worker; once a task."""
+
+from __future__ import annotations
+
+
+def test_a_stragglers_task_is_pending_for_another_worker(run):
+    """The task stands in its usual place, and the straggler goes on."""
+    straggler = run.claim("slow", named="s0-m0001")
+
+    assert run.state.back_up(straggler.attempt, "slow") == "BACKED UP"
+
+    assert run.line() == ["s0-m0000", "s0-m0001", "s0-m0002"]
+    assert run.is_leased(straggler)
+    assert run.attempt_is(straggler) == "running"
+    assert run.state.facts().backups == {straggler.attempt.task}
+    event = run.state.events()[1][-1]
+    assert (event.what, event.subject, event.note) == ("backed up", "s0-m0001-a1", "slow on slow")
+
+
+def test_backing_up_twice_is_backing_up_once(run):
+    """Two ticks, or one that repeats its call, give one backup."""
+    straggler = run.claim("slow")
+    run.state.back_up(straggler.attempt, "slow")
+    before = run.dump()
+
+    assert run.state.back_up(straggler.attempt, "slow") == "ALREADY"
+
+    assert run.dump() == before
+
+
+def test_a_repeat_does_not_bring_the_backup_back_when_it_was_taken(run):
+    """One backup a task: the task isn't pending a second time."""
+    straggler = run.claim("slow", named="s0-m0000")
+    run.state.back_up(straggler.attempt, "slow")
+    run.claim("other", named="s0-m0000")
+
+    assert run.state.back_up(straggler.attempt, "slow") == "ALREADY"
+
+    assert "s0-m0000" not in run.line()
+
+
+def test_a_slow_backup_gets_no_backup(run):
+    """One backup a task, whichever of its attempts is slow."""
+    straggler = run.claim("slow", named="s0-m0000")
+    run.state.back_up(straggler.attempt, "slow")
+    backup = run.claim("other", named="s0-m0000")
+
+    assert run.state.back_up(backup.attempt, "other") == "ALREADY"
+
+    assert "s0-m0000" not in run.line()
+
+
+def test_an_attempt_that_does_not_run_any_more_gets_no_backup(run):
+    """Committed, lost or failed: there is nothing to be faster than."""
+    committed, lost, failed = (run.claim(named=f"s0-m000{index}") for index in range(3))
+    run.commit(committed)
+    run.lose(lost)
+    run.fail(failed)
+    before = run.dump()
+
+    assert [run.state.back_up(each.attempt, "w1") for each in (committed, lost, failed)] == ["ALREADY"] * 3
+
+    assert run.dump() == before
+
+
+def test_a_loser_that_still_runs_gets_no_backup(run):
+    """Its task is committed."""
+    lost = run.claim("w1", named="s0-m0000")
+    run.lose(lost)
+    second = run.claim("w2", named="s0-m0000")
+    run.commit(lost)
+    assert run.is_leased(second)
+    before = run.dump()
+
+    assert run.state.back_up(second.attempt, "w2") == "ALREADY"
+
+    assert run.dump() == before
+
+
+def test_an_attempt_that_nobody_made_gets_no_backup(run, never_claimed):
+    """Only a claim makes an attempt."""
+    before = run.dump()
+
+    assert run.state.back_up(never_claimed, "w1") == "ALREADY"
+
+    assert run.dump() == before
+
+
+def test_an_ended_run_backs_nothing_up(run, ending):
+    """Nobody waits for it any more, and no key comes back."""
+    straggler = run.claim("slow")
+    run.end(ending)
+    before = run.dump()
+
+    assert run.state.back_up(straggler.attempt, "slow") == "ALREADY"
+
+    assert run.dump() == before
+
+
+def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
+    """A restart or SCRIPT FLUSH costs one round trip."""
+    straggler = run.claim("slow")
+    run.redis.script_flush()
+
+    assert run.state.back_up(straggler.attempt, "slow") == "BACKED UP"

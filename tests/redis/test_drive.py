@@ -1,0 +1,57 @@
+"""drive: one at a time holds the driver's lease; each new holder begins a new epoch."""
+
+from __future__ import annotations
+
+
+def test_the_first_to_ask_drives_and_others_hear_who(run):
+    """The lease has one holder, and it expires."""
+    assert run.scripts.drive("one", lease_ms=5_000) == ["DRIVING", 1]
+
+    assert run.scripts.drive("other", lease_ms=5_000) == ["HELD", "one"]
+    assert run.state.drive("other", lease_ms=5_000) is None
+    assert 0 < run.redis.pttl(run.keys.driver) <= 5_000
+
+
+def test_the_holder_renews_in_the_same_epoch(run):
+    """Renewing, and repeating a call whose reply was lost, are one thing."""
+    run.scripts.drive("one", lease_ms=1_000)
+    before = run.dump()
+
+    assert run.scripts.drive("one", lease_ms=5_000) == ["DRIVING", 1]
+
+    assert run.dump() == before
+    assert run.redis.pttl(run.keys.driver) > 1_000
+
+
+def test_when_the_driver_is_silent_another_begins_a_new_epoch(run):
+    """A lease that ran out is anyone's, and the old holder has to wait for it in turn."""
+    run.scripts.drive("one", lease_ms=5)
+
+    run.wait_until(lambda: run.scripts.drive("other", lease_ms=5_000) == ["DRIVING", 2])
+
+    assert run.scripts.drive("one", lease_ms=5_000) == ["HELD", "other"]
+
+
+def test_a_driver_that_was_silent_itself_begins_a_new_epoch(run):
+    """It can't know what happened meanwhile."""
+    run.scripts.drive("one", lease_ms=5)
+    run.wait_until(lambda: not run.redis.exists(run.keys.driver))
+
+    assert run.state.drive("one", lease_ms=5_000) == 2
+
+
+def test_a_run_that_is_gone_has_no_driver(run):
+    """No key comes back."""
+    run.end("gone")
+    before = run.dump()
+
+    assert run.scripts.drive("one", lease_ms=5_000) == ["ENDED"]
+
+    assert run.dump() == before
+
+
+def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
+    """A restart or SCRIPT FLUSH costs one round trip."""
+    run.redis.script_flush()
+
+    assert run.scripts.drive("one", lease_ms=5_000) == ["DRIVING", 1]

@@ -1,0 +1,180 @@
+"""Segments in Redis: what an attempt writes is what the reduce tasks read, if it won."""
+
+from __future__ import annotations
+
+import pytest
+
+from rqmr.errors import AttemptEnded, PhaseReopened
+from rqmr.keys import segment_field
+from rqmr.model import Kind, Outcome, Phase, TaskId, bitmap
+from rqmr.segments import RedisSegments, RedisSink
+
+FIRST = TaskId(0, Kind.REDUCE, 0)
+SECOND = TaskId(0, Kind.REDUCE, 1)
+
+
+def test_what_is_written_is_read_back(run):
+    """Each reduce task finds the chunks of each winner that has any for it, in the order of the maps."""
+    # Given two maps with segments of several chunks, and one with nothing
+    contents = {
+        (0, 0): [b"\x02head", b"more", bytes(range(256))],
+        (0, 1): [b"\x00alone"],
+        (2, 1): [b"\x01h", b""],
+    }
+    for claim in [run.claim(), run.claim(), run.claim()]:
+        sink = RedisSink(run.state, claim.attempt)
+        mine = {reducer: chunks for (index, reducer), chunks in contents.items() if index == claim.attempt.task.index}
+        for reducer, chunks in mine.items():
+            for number, data in reversed(list(enumerate(chunks))):  # chunk 0 is written last
+                sink.write(reducer, number, data)
+        sink.flush()
+        run.commit(claim, Outcome(1, 1, 0, {}, bitmap(set(mine))))
+
+    # Then each reducer reads its own
+    first, second = RedisSegments(run.state, FIRST), RedisSegments(run.state, SECOND)
+    assert list(first.heads()) == [(0, b"\x02head")]
+    assert [first.chunk(0, number) for number in (1, 2)] == [b"more", bytes(range(256))]
+    assert list(second.heads()) == [(0, b"\x00alone"), (2, b"\x01h")]
+    assert second.chunk(2, 1) == b""
+
+
+def test_a_task_that_has_nothing_for_a_reducer_is_not_missing(run):
+    """Absent is not lost: the winner's bitmap tells them apart."""
+    for _ in range(3):
+        run.commit(run.claim())
+
+    assert list(RedisSegments(run.state, FIRST).heads()) == []
+
+
+def test_only_winners_are_read(run):
+    """A loser's chunks may lie in the same hash; nobody asks for them."""
+    loser = run.claim("w1", named="s0-m0000")
+    run.write(loser, 0)
+    run.state.back_up(loser.attempt, "w1")
+    winner = run.claim("w2", named="s0-m0000")
+    run.commit(winner, run.write(winner, 0))
+    run.commit(run.claim())
+    run.commit(run.claim())
+
+    assert list(RedisSegments(run.state, FIRST).heads()) == [(0, b"s0-m0000-a2 for 0")]
+
+
+def test_a_chunk_that_is_missing_is_none(run):
+    """The reader decides what that means: its task must run again."""
+    claim = run.claim()
+    run.commit(claim, run.write(claim, 0, 1))
+    run.commit(run.claim())
+    run.commit(run.claim())
+    run.redis.hdel(run.keys.shuffle(0, 0), segment_field(0, 1, 0))
+    run.redis.delete(run.keys.shuffle(0, 1))
+
+    segments = RedisSegments(run.state, FIRST)
+    assert list(segments.heads()) == [(0, None)]
+    assert segments.chunk(0, 1) is None
+    assert list(RedisSegments(run.state, SECOND).heads()) == [(0, None)]
+
+
+def test_all_producers_are_found_when_there_are_many(make_run):
+    """Heads are fetched in windows; what is at a window's edge is neither left out nor read twice."""
+    run = make_run(maps=150, reducers=1)
+    while claim := run.claim():
+        run.commit(claim, run.write(claim, *([0] if claim.attempt.task.index % 75 else [])))
+
+    heads = list(RedisSegments(run.state, FIRST).heads())
+
+    assert heads == [(index, f"s0-m{index:04d}-a1 for 0".encode()) for index in range(150) if index % 75]
+    assert len(heads) > 2 * 64
+
+
+@pytest.mark.parametrize("maps", [64, 65, 128])
+def test_a_window_that_is_just_full_is_read_once(make_run, maps):
+    """At the edge of a window."""
+    run = make_run(maps=maps, reducers=1)
+    while claim := run.claim():
+        run.commit(claim, run.write(claim, 0))
+
+    assert [producer for producer, _ in RedisSegments(run.state, FIRST).heads()] == list(range(maps))
+
+
+def test_a_missing_winner_stops_the_reader_before_it_begins(run):
+    """A map that was opened again may have a segment for this reducer."""
+    won = run.commit_phase()
+    task, claim = next(iter(won.items()))
+    run.state.reopen(claim.attempt, run.state.winners(run.spec.phases[0])[task][1])
+
+    with pytest.raises(PhaseReopened, match="s0-m"):
+        RedisSegments(run.state, FIRST)
+
+
+def test_a_later_step_reads_what_the_reduce_tasks_before_it_wrote(make_run):
+    """The reduce tasks of a step write the segments of the next one, under its number."""
+    run = make_run(phases=(Phase(0, Kind.MAP, 1), Phase(0, Kind.REDUCE, 2), Phase(1, Kind.REDUCE, 1)))
+    run.commit_phase()
+    for _ in range(2):
+        claim = run.claim()
+        run.commit(claim, run.write(claim, 0))
+
+    heads = list(RedisSegments(run.state, TaskId(1, Kind.REDUCE, 0)).heads())
+
+    assert heads == [(0, b"s0-r0000-a1 for 0"), (1, b"s0-r0001-a1 for 0")]
+    assert not run.redis.exists(run.keys.shuffle(0, 0))
+
+
+def test_discard_removes_an_attempts_own_chunks_and_no_others(run):
+    """The loser throws its output away, and leaves that of all other attempts and tasks."""
+    # Given three attempts, two of one task, whose chunks lie in the same hashes
+    loser = run.claim("w1", named="s0-m0000")
+    run.state.back_up(loser.attempt, "w1")
+    winner, neighbour = run.claim("w2", named="s0-m0000"), run.claim("w2", named="s0-m0001")
+    run.write(winner, 0, 1)
+    run.write(neighbour, 0, 1)
+    for reducer in (0, 1):  # what the fields of an eleventh attempt would be
+        run.redis.hset(run.keys.shuffle(0, reducer), segment_field(0, 11, 0), b"eleventh")
+    before = run.dump()
+
+    # When the loser has written more than one chunk, some of them at once and some later
+    sink = RedisSink(run.state, loser.attempt)
+    for number in range(250):
+        sink.write(0, number, b"x")
+    sink.flush()
+    sink.write(1, 0, b"x")
+    sink.flush()
+    assert run.dump() != before
+
+    # Then after discarding, once or twice, all is as before
+    sink.discard()
+    assert run.dump() == before
+    sink.discard()
+    assert run.dump() == before
+
+
+def test_chunks_are_sent_when_enough_are_held(run):
+    """A big segment doesn't wait in the worker's memory for the end."""
+    claim = run.claim()
+    sink = RedisSink(run.state, claim.attempt)
+
+    for number in range(1, 7):
+        sink.write(0, number, bytes(1 << 20))
+
+    assert run.redis.hlen(run.keys.shuffle(0, 0)) >= 4
+    sink.flush()
+    assert run.redis.hlen(run.keys.shuffle(0, 0)) == 6
+
+
+def test_flushing_nothing_is_no_error(run):
+    """A task that shuffled nothing has nothing to send."""
+    RedisSink(run.state, run.claim().attempt).flush()
+
+
+def test_writing_for_an_ended_run_ends_the_attempt(run, ending):
+    """The worker is told, and no key comes back; nor does discarding bring one."""
+    sink = RedisSink(run.state, run.claim().attempt)
+    run.end(ending)
+    before = run.dump()
+
+    sink.write(0, 0, b"too late")
+    with pytest.raises(AttemptEnded):
+        sink.flush()
+    sink.discard()
+
+    assert run.dump() == before

@@ -1,0 +1,324 @@
+"""The scheduler's policy, with plain values: facts in, instructions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from rqmr.model import AttemptId, Facts, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
+from rqmr.scheduler import Advance, BackUp, Enqueue, Expire, LookFor, Policy, decide, is_complete
+
+NOW = 1_700_000_000_000
+USUAL = Policy()
+
+
+def attempt(
+    index: int,
+    *,
+    age_ms: int = 0,
+    fraction: float = 0.0,
+    number: int = 1,
+    kind: Kind = Kind.MAP,
+    left_ms: int = 10_000,
+    started_ms: int | None = None,
+    worker: str | None = None,
+) -> RunningAttempt:
+    """An attempt that began `age_ms` ago and whose lease ends in `left_ms`."""
+    return RunningAttempt(
+        id=AttemptId(TaskId(0, kind, index), number),
+        worker=f"w{index}" if worker is None else worker,
+        host="somewhere",
+        started_ms=NOW - age_ms if started_ms is None else started_ms,
+        deadline_ms=NOW + left_ms,
+        renewed_ms=NOW,
+        progress=Progress(fraction=fraction),
+    )
+
+
+def facts(
+    *running: RunningAttempt,
+    maps: int = 10,
+    reducers: int = 4,
+    phase: int = 0,
+    pending: tuple[int, int] = (0, 0),
+    tickets: dict[str, int] | None = None,
+    workers: int = 0,
+    median_ms: int = 0,
+    backups: Iterable[TaskId] = (),
+    state: RunState = RunState.RUNNING,
+) -> Facts:
+    """A run of two phases; what of the current phase neither runs nor waits is committed."""
+
+    def of_phase(number: int, described: Phase) -> PhaseFacts:
+        of_it = len({each.id.task for each in running if each.id.task.kind == described.kind})
+        committed = described.tasks - of_it - pending[number] if number <= phase else 0
+        return PhaseFacts(described, committed, pending[number], of_it, 0, 0, 0, 0, NOW - 60_000)
+
+    described = Phase(0, Kind.MAP, maps), Phase(0, Kind.REDUCE, reducers)
+    return Facts(
+        now_ms=NOW,
+        state=state,
+        phase=phase,
+        started_ms=NOW - 60_000,
+        phases=tuple(of_phase(number, each) for number, each in enumerate(described)),
+        running=running,
+        tickets=tickets or {},
+        backups=frozenset(backups),
+        median_ms=median_ms,
+        failure=None,
+        workers=workers,
+    )
+
+
+def backed_up(told: Facts, policy: Policy = USUAL) -> list[int]:
+    """The tasks that get a backup, by index, in the order of the instructions."""
+    return [each.attempt.task.index for each in decide(told, policy) if isinstance(each, BackUp)]
+
+
+def enqueued(told: Facts, policy: Policy = USUAL) -> int:
+    """How many new tickets are wanted."""
+    return sum(each.count for each in decide(told, policy) if isinstance(each, Enqueue))
+
+
+def outstanding(count: int, *, age_ms: int = 0) -> dict[str, int]:
+    return {f"x-t{number}": NOW - age_ms for number in range(count)}
+
+
+# --- leases and barriers ------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_whose_lease_has_run_out_is_expired():
+    """At its deadline, and not a millisecond before."""
+    late, just, alive = attempt(0, left_ms=-500), attempt(1, left_ms=0), attempt(2, left_ms=1)
+
+    assert decide(facts(late, just, alive)) == [Expire(late.id), Expire(just.id)]
+
+
+def test_a_silent_attempt_of_any_phase_is_expired():
+    """A reduce task that waits for a reopened map can die too."""
+    reducer = attempt(0, kind=Kind.REDUCE, left_ms=-1)
+
+    assert Expire(reducer.id) in decide(facts(reducer, attempt(1)))
+
+
+def test_a_phase_with_all_winners_is_passed_before_all_else():
+    """The facts of what comes next are read after it."""
+    loser = attempt(0, age_ms=99_000, left_ms=-1)
+    told = facts(loser, median_ms=10, workers=9, tickets=outstanding(3, age_ms=99_000))
+    complete = PhaseFacts(Phase(0, Kind.MAP, 10), 10, 0, 1, 0, 0, 0, 0, NOW)
+    told = msgspec.structs.replace(told, phases=(complete, told.phases[1]))
+
+    assert decide(told) == [Advance(0)]
+
+
+def test_the_last_phase_is_passed_too():
+    """Then the run is complete, and there is nothing left to decide."""
+    assert decide(facts(phase=1)) == [Advance(1)]
+    assert not is_complete(facts(phase=1))
+    assert is_complete(facts(phase=2))
+    assert decide(facts(phase=2)) == []
+
+
+def test_a_phase_with_one_task_missing_is_not_passed():
+    """However many run of the others."""
+    assert decide(facts(attempt(0))) == []
+
+
+@pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED])
+def test_nothing_is_decided_for_a_run_that_has_ended(state):
+    """No lease, no ticket, no barrier, no straggler."""
+    running = attempt(0, age_ms=99_000), attempt(1, left_ms=-1)
+
+    assert decide(facts(*running, state=state, median_ms=10, workers=5, tickets=outstanding(3, age_ms=99_000))) == []
+    assert decide(facts(state=state)) == []
+    assert decide(facts(state=state, pending=(10, 0))) == []
+
+
+# --- the window of tickets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workers", "pending", "there", "wanted"),
+    [
+        (0, 100, 0, 4),  # nobody listens yet: some for who joins
+        (1, 100, 0, 6),
+        (8, 100, 0, 20),
+        (8, 100, 15, 5),  # filled up
+        (8, 100, 20, 0),  # full
+        (8, 100, 90, 0),  # more than full: tickets are not taken back
+        (8, 3, 0, 3),  # no more than there are tasks
+        (8, 3, 3, 0),
+        (8, 0, 0, 0),  # nothing waits
+        (0, 2, 0, 2),
+    ],
+)
+def test_the_window_is_filled_up(workers, pending, there, wanted):
+    """A few tickets for each listening worker and some more, but never more than tasks that wait."""
+    told = facts(attempt(0), maps=200, workers=workers, pending=(pending, 0), tickets=outstanding(there))
+
+    assert enqueued(told) == wanted
+
+
+def test_the_policy_sets_the_window():
+    """Its numbers, and no others."""
+    told = facts(maps=200, workers=3, pending=(100, 0))
+
+    assert enqueued(told, Policy(tickets_per_worker=10, tickets_beyond=1)) == 31
+
+
+def test_a_reopened_map_gets_a_ticket():
+    """It counts as waiting while the map phase is open again."""
+    assert enqueued(facts(phase=0, pending=(1, 0), workers=2)) == 1
+
+
+def test_tasks_of_a_later_phase_get_no_tickets():
+    """Reduce tasks that wait for a reopened map can't be claimed."""
+    assert enqueued(facts(attempt(0), phase=0, pending=(0, 4), workers=2)) == 0
+
+
+def test_overdue_tickets_are_looked_for():
+    """RQ can lose a popped one for ever; those that wait for a short time are left alone."""
+    tickets = {"x-t1": NOW - 5_001, "x-t2": NOW - 5_000, "x-t3": NOW - 60_000, "x-t4": NOW}
+
+    assert decide(facts(pending=(4, 0), tickets=tickets)) == [LookFor(("x-t1", "x-t3"))]
+
+
+def test_overdue_tickets_are_not_looked_for_when_nothing_waits():
+    """Nobody needs them; they are removed when the run ends."""
+    assert decide(facts(attempt(0), tickets=outstanding(5, age_ms=60_000))) == []
+
+
+# --- stragglers ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_slow_while_nothing_is_committed():
+    """With no committed task there is no median."""
+    assert backed_up(facts(attempt(0, age_ms=3_600_000), median_ms=0)) == []
+
+
+def test_nothing_is_backed_up_while_tasks_of_the_phase_are_pending():
+    """There is better work for an idle worker."""
+    slow = attempt(0, age_ms=3_600_000)
+
+    assert backed_up(facts(slow, median_ms=100, pending=(1, 0))) == []
+    assert backed_up(facts(slow, median_ms=100)) == [0]
+
+
+@pytest.mark.parametrize("times", [1.0, 2.0, 3.0, 4.0])
+def test_a_task_that_takes_some_times_the_median_is_not_slow(times):
+    """Tasks vary two- or threefold of themselves."""
+    assert backed_up(facts(attempt(0, age_ms=int(10_000 * times)), median_ms=10_000)) == []
+
+
+def test_a_task_that_takes_more_than_four_times_the_median_is_slow():
+    """The backup is for another worker, so the instruction names the slow one."""
+    slow = attempt(0, age_ms=40_001)
+
+    assert decide(facts(slow, median_ms=10_000)) == [BackUp(slow.id, "w0")]
+
+
+def test_a_task_is_slow_when_its_progress_says_that_it_will_be():
+    """A tenth done after more than the median: it will take ten times as long, and nobody waits to see it."""
+    assert backed_up(facts(attempt(0, age_ms=11_000, fraction=0.1), median_ms=10_000)) == [0]
+
+
+def test_before_the_median_has_passed_nothing_is_slow():
+    """Progress at the very beginning is no measure."""
+    assert backed_up(facts(attempt(0, age_ms=9_999, fraction=0.06), median_ms=10_000)) == []
+
+
+def test_too_little_progress_tells_nothing():
+    """Then only the time that has passed counts."""
+    assert backed_up(facts(attempt(0, age_ms=11_000, fraction=0.049), median_ms=10_000)) == []
+    assert backed_up(facts(attempt(0, age_ms=40_001, fraction=0.049), median_ms=10_000)) == [0]
+
+
+def test_a_task_that_is_nearly_done_is_not_slow():
+    """Late, but a backup would not be sooner: by its progress it will take less than four times the median."""
+    assert backed_up(facts(attempt(0, age_ms=30_000, fraction=0.9), median_ms=10_000)) == []
+
+
+def test_below_two_seconds_nothing_is_slow():
+    """The time that such short tasks take is noise."""
+    assert backed_up(facts(attempt(0, age_ms=1_999), median_ms=10)) == []
+    assert backed_up(facts(attempt(0, age_ms=1_999, fraction=0.1), median_ms=10)) == []
+    assert backed_up(facts(attempt(0, age_ms=2_000), median_ms=10)) == [0]
+
+
+def test_a_task_gets_one_backup():
+    """Neither the straggler nor its backup gets another."""
+    straggler, backup = attempt(0, age_ms=90_000), attempt(0, number=2, age_ms=80_000)
+
+    assert backed_up(facts(straggler, median_ms=10_000, backups=[straggler.id.task])) == []
+    assert backed_up(facts(straggler, backup, median_ms=10_000, backups=[straggler.id.task])) == []
+
+
+@pytest.mark.parametrize(("maps", "most"), [(1, 1), (5, 1), (10, 1), (19, 1), (20, 2), (100, 10), (10_000, 1_000)])
+def test_at_most_a_tenth_of_the_phase_and_at_least_one_is_backed_up_at_a_time(maps, most):
+    """It fires on small phases too, and never doubles a big one."""
+    slow = [attempt(index, age_ms=50_000) for index in range(maps)]
+
+    assert len(backed_up(facts(*slow, maps=maps + 1, median_ms=10_000))) == max(1, int((maps + 1) * 0.1))
+    assert len(backed_up(facts(*slow, maps=maps, median_ms=10_000))) == most
+
+
+def test_backups_that_run_count_against_the_tenth():
+    """When one of them ends, the next straggler gets its turn."""
+    slow = [attempt(index, age_ms=50_000 - index) for index in range(4)]
+    backups = [attempt(index, number=2, age_ms=1_000) for index in range(2)]
+    given = [each.id.task for each in backups]
+
+    assert backed_up(facts(*slow, *backups, maps=20, median_ms=10_000, backups=given)) == []
+    assert backed_up(facts(*slow, *backups[:1], maps=20, median_ms=10_000, backups=given)) == [2]
+    assert backed_up(facts(*slow, *backups, maps=30, median_ms=10_000, backups=given)) == [2]
+
+
+@pytest.mark.parametrize("maps", [10, 10_000])
+def test_a_single_straggler_is_backed_up_in_a_phase_of_any_size(maps):
+    """One slow task holds up ten as it does ten thousand."""
+    told = facts(attempt(maps - 1, age_ms=50_000), attempt(0, age_ms=3_000), maps=maps, median_ms=10_000)
+
+    assert backed_up(told) == [maps - 1]
+
+
+def test_the_slowest_gets_its_backup_first():
+    """By the estimated end, not by age."""
+    old = attempt(0, age_ms=60_000, fraction=0.8)  # will have taken 75 s
+    slowest = attempt(1, age_ms=30_000, fraction=0.1)  # 300 s
+    older = attempt(2, age_ms=90_000)  # 90 s or more
+
+    assert backed_up(facts(old, slowest, older, maps=10, median_ms=10_000)) == [1]
+    assert backed_up(facts(old, slowest, older, maps=30, median_ms=10_000)) == [1, 2, 0]
+
+
+def test_an_attempt_of_another_phase_is_never_backed_up():
+    """Its peers are not those whose median is known: neither a reduce task behind a reopened map nor the reverse."""
+    reducer, mapper = attempt(0, kind=Kind.REDUCE, age_ms=99_000), attempt(0, age_ms=99_000)
+
+    assert backed_up(facts(reducer, attempt(5), phase=0, median_ms=100)) == []
+    assert backed_up(facts(mapper, attempt(3, kind=Kind.REDUCE), phase=1, median_ms=100)) == []
+
+
+def test_backups_of_another_phase_leave_the_tenth_free():
+    """Each phase has a share of its own."""
+    map_task = TaskId(0, Kind.MAP, 0)
+    loser = attempt(0, number=2, age_ms=1_000)
+    slow = attempt(1, kind=Kind.REDUCE, age_ms=50_000)
+
+    assert backed_up(facts(loser, slow, phase=1, median_ms=10_000, backups=[map_task])) == [1]
+
+
+def test_an_attempt_whose_lease_has_run_out_is_not_backed_up_as_well():
+    """Its task is about to be pending anyway; were it renewed meanwhile, a backup would be given for nothing."""
+    silent = attempt(0, age_ms=50_000, left_ms=-1)
+
+    assert decide(facts(silent, median_ms=10_000)) == [Expire(silent.id)]
+
+
+def test_an_attempt_of_which_nothing_is_known_is_not_slow():
+    """Its lease key expired between two reads: when it began, and on which worker, is not 1970 and not nobody."""
+    unknown = attempt(0, started_ms=0, worker="")
+
+    assert backed_up(facts(unknown, median_ms=10_000)) == []
