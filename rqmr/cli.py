@@ -167,11 +167,11 @@ def run(
 
 def report(failure: Failure, printed: list[str]) -> str:
     """Return a failure as its user reads it: what, where, the user's own traceback, what was printed last."""
-    from rqmr.meter import short_worker
-
     lines = [f"rqmr: the run failed: {failure.message}"]
     if failure.task:
-        lines.append(f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}" if failure.worker else ""))
+        lines.append(
+            f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}" if failure.worker else "")
+        )
     if failure.source:
         lines.append(f"  input   {failure.source}" + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
     if failure.record:

@@ -40,8 +40,12 @@ _SMALL = 256  # bytes; below, compression costs more than it saves
 
 
 def partition_for(key: Key, partitions: int) -> int:
-    """Return the partition of a key: the same in every process, on every machine (never Python's own `hash`)."""
-    return crc32(_encode(key)) % partitions
+    """Return the partition of a key: the same in every process, on every machine (never Python's own `hash`).
+
+    Raises:
+        CarryError: the wire can't carry the key.
+    """
+    return crc32(_encoded_key(key)) % partitions
 
 
 def signature(key: Key) -> str:
@@ -198,18 +202,17 @@ class ChunkCodec:
                 raise CarryError(f"key {shorten(key)}: {error}") from None
 
     def _blame(self, keys: Sequence[Key], items: Sequence[Any], error: Exception) -> typing.NoReturn:
+        """Find the key or value that can't be encoded."""
         for key, item in zip(keys, items, strict=True):
-            try:
-                check_carried(key)
-                body = _encode(((key,), (item,)))
-                self._decode(body)
-            except CarryError as cause:
-                raise CarryError(f"key {shorten(key)}: {cause}") from None
-            except (TypeError, ValueError, OverflowError) as cause:
-                kind = _type_name(type(item))
-                raise CarryError(
-                    f"key {shorten(key)}: the wire can't carry its value {shorten(item)} of type {kind}: {cause}"
-                ) from None
+            _encoded_key(key)
+            for value in item if self._grouped else (item,):
+                try:
+                    self._decode(_encode(((key,), ([value] if self._grouped else value,))))
+                except (TypeError, ValueError, OverflowError) as cause:
+                    kind = _type_name(type(value))
+                    raise CarryError(
+                        f"key {shorten(key)}: the wire can't carry the value {shorten(value)} of type {kind}: {cause}"
+                    ) from None
         raise CarryError(f"the wire can't carry these records: {error}") from error
 
     def items(self, chunk: Chunk) -> tuple[list[Key], list[Any]]:
@@ -272,6 +275,20 @@ def shorten(value: Any, limit: int = 200) -> str:
     """Return a value's repr, cut for a message."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def _encoded_key(key: Key) -> bytes:
+    try:
+        return _encode(_without_negative_zero(key))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CarryError(f"the wire can't carry the key {shorten(key)}: {error}") from None
+
+
+def _without_negative_zero(key: Key) -> Key:
+    # 0.0 == -0.0, so they are one key and belong into one partition.
+    if type(key) is float:
+        return key + 0.0
+    return tuple(map(_without_negative_zero, key)) if type(key) is tuple else key
 
 
 def _cut_long_groups(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 import msgspec
 
 from rqmr.aggregators import Aggregator
+from rqmr.codec import ChunkCodec
 from rqmr.errors import JobError, ParameterError
 from rqmr.readers import Lines, Reader
 
@@ -53,6 +57,10 @@ class Step:
         # What an aggregator gives as a combiner only is known if it gives its accumulators as they are.
         known = fold is self.reducer or type(fold).finish is Aggregator.finish
         return fold.accumulator_type(self.value_type) if known else Any
+
+    def codec(self) -> ChunkCodec:
+        """Return the codec of the step's segments; TypeError if its annotation says no one type."""
+        return ChunkCodec(self.item_type, grouped=not isinstance(self.reducer, Aggregator))
 
 
 class Job:
@@ -109,8 +117,8 @@ class Job:
 
     def count(self, group: str, name: str, amount: int = 1) -> None:
         """Add to a counter. Exact: only the attempts that win are counted, each once."""
-        counters = self.counters.setdefault(group, {})
-        counters[name] = counters.get(name, 0) + amount
+        counters = self.counters.setdefault(str(group), {})
+        counters[str(name)] = counters.get(str(name), 0) + operator.index(amount)
 
 
 def parameters_of(job: type[Job]) -> dict[str, Any]:
@@ -120,11 +128,15 @@ def parameters_of(job: type[Job]) -> dict[str, Any]:
     except Exception as error:
         raise JobError(f"{job.__name__}: the annotations of its parameters can't be read: {error}") from error
     own = typing.get_type_hints(Job)
-    return {
+    found = {
         name: hint
         for name, hint in hints.items()
         if name not in own and not name.startswith("_") and typing.get_origin(hint) is not typing.ClassVar
     }
+    for name in found:
+        if hasattr(Job, name):
+            raise JobError(f"{job.__name__}'s parameter {name!r} hides Job.{name}; give it another name")
+    return found
 
 
 def steps_of(job: Job) -> list[Step]:
@@ -138,22 +150,35 @@ def steps_of(job: Job) -> list[Step]:
         raise JobError(f"{name} has no mapper; give it one: def mapper(self, key, value): yield key, value")
     if not callable(job.setup):
         raise JobError(f"{name}.setup is not a function")
-    steps = job.steps()
-    if not steps or not all(isinstance(step, Step) for step in steps):
+    if not isinstance(job.reader, Reader):
+        hint = f"; write {job.reader.__name__}()" if isinstance(job.reader, type) else ""
+        raise JobError(f"{name}.reader is no reader but {job.reader!r}{hint}")
+    steps: Any = job.steps()
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, Step) for step in steps):
         raise JobError(f"{name}.steps() must return a list of rqmr.Step")
     for number, step in enumerate(steps):
-        if not callable(step.mapper):
-            raise JobError(f"{name}: the mapper of step {number} is not a function but {step.mapper!r}")
-        for role, function in (("reducer", step.reducer), ("combiner", step.combiner)):
-            if isinstance(function, type) and issubclass(function, Aggregator):
-                raise JobError(f"{name}: the {role} of step {number} is a class; write {function.__name__}()")
-            if function is not None and not isinstance(function, Aggregator) and not callable(function):
-                raise JobError(f"{name}: the {role} of step {number} is neither a function nor an Aggregator")
+        _check_functions(f"{name}: the {{}} of step {number}", step)
         if number and step.mapper is _identity:
             step.value_type = _value_type(steps[number - 1].reducer)
         if step.reducer is None and number < len(steps) - 1:
             raise JobError(f"{name}: step {number} has no reducer; only the last step of a job may be map-only")
+        try:
+            step.codec()
+        except TypeError as error:
+            raise JobError(f"{name}: the type of step {number}'s values can't be restored: {error}") from None
     return steps
+
+
+def _check_functions(which: str, step: Step) -> None:
+    if not callable(step.mapper):
+        raise JobError(f"{which.format('mapper')} is not a function but {step.mapper!r}")
+    if step.partitioner is not None and not callable(step.partitioner):
+        raise JobError(f"{which.format('partitioner')} is not a function but {step.partitioner!r}")
+    for role, function in (("reducer", step.reducer), ("combiner", step.combiner)):
+        if isinstance(function, type) and issubclass(function, Aggregator):
+            raise JobError(f"{which.format(role)} is a class; write {function.__name__}()")
+        if function is not None and not isinstance(function, Aggregator) and not callable(function):
+            raise JobError(f"{which.format(role)} is neither a function nor an Aggregator but {function!r}")
 
 
 def _identity(key: Any, value: Any) -> Pairs:
@@ -174,6 +199,10 @@ def _checked(job: type[Job], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _convert(job: type[Job], name: str, value: Any, annotation: Any) -> Any:
+    if isinstance(value, str) and annotation is float:
+        value = _float_or_text(value)  # msgspec reads JSON's floats only, not .5
+    elif isinstance(value, str) and typing.get_origin(annotation) in (list, set, tuple):
+        value = [value]  # a name that was given once
     try:
         return msgspec.convert(value, annotation, strict=False, dec_hook=lambda kind, given: kind(given))
     except (msgspec.ValidationError, ValueError, TypeError) as error:
@@ -182,9 +211,18 @@ def _convert(job: type[Job], name: str, value: Any, annotation: Any) -> Any:
         ) from None
 
 
+def _float_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _spell(annotation: Any) -> str:
     if annotation is bool:
         return "bool (true or false)"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return f"{annotation.__name__} ({', '.join(str(member.value) for member in annotation)})"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
@@ -194,8 +232,10 @@ def _value_type(function: Any) -> Any:
         annotation = typing.get_type_hints(function).get("return")
     except (NameError, TypeError, AttributeError):
         return Any  # e.g. names that are imported under TYPE_CHECKING only
-    for _ in range(2):  # Iterator[tuple[K, V]], then tuple[K, V]
+    for _ in range(3):  # Iterator[tuple[K, V]] | None, then without the None, then tuple[K, V]
         arguments = typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+            arguments = tuple(each for each in arguments if each is not types.NoneType)
         if typing.get_origin(annotation) is tuple and len(arguments) == 2:
             return arguments[1]
         annotation = arguments[0] if arguments else None

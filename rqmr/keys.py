@@ -9,7 +9,7 @@ all keys of a run but its code are unlinked when its result has been collected.
     rqmr:{run}:pending                  zset    task -> place in line (see `place`)
     rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
     rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
-    rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, reopened
+    rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, …
     rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
     rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, for a repeated one
     rqmr:{run}:tickets                  zset    RQ jobs enqueued and not yet taken -> when

@@ -27,6 +27,9 @@ from rqmr.job import Job
 
 _PACKAGE_DIR = Path(__file__).resolve().parent
 _EXAMPLES = _PACKAGE_DIR / "examples"  # where the wheel carries jobs/
+#: What can't be a job's own, whatever files lie beside it.
+_NOT_A_JOBS = sys.stdlib_module_names | {"rqmr"}
+_SITES = ("site-packages", "dist-packages")
 _LIMIT = 64 << 20  # bytes; a package is one value in Redis and is read by every work-horse
 
 
@@ -77,12 +80,14 @@ def find(name: str) -> tuple[Package, str | None]:
         if not path.is_file():
             raise JobError(f"there is no job file {target}{_near(target)}")
         return pack_file(path), class_name or None
-    for directory in (Path("jobs"), _EXAMPLES, _PACKAGE_DIR.parent / "jobs"):
-        path = directory / f"{target}.py"
-        if path.is_file() and target.isidentifier():
+    is_plain = bool(target) and Path(target).name == target
+    if is_plain and (path := Path("jobs", f"{target}.py")).is_file():
+        return pack_file(path), class_name or None
+    if package := _pack_dotted(target):
+        return package, class_name or None
+    for directory in (_EXAMPLES, _PACKAGE_DIR.parent / "jobs"):
+        if is_plain and (path := directory / f"{target}.py").is_file():
             return pack_file(path), class_name or None
-        if directory.name == "jobs" and not directory.is_absolute() and (package := _pack_dotted(target)):
-            return package, class_name or None
     raise JobError(
         f"there is no job {target!r}: no jobs/{target}.py here, no module of that name, no example{_near(target)}"
     )
@@ -92,7 +97,8 @@ def pack_file(path: Path) -> Package:
     """Pack a job's file with the modules that it imports from its own directory."""
     entry = f"rqmr_job_{path.stem}"  # its own name could be that of a module which others need, such as json
     modules: dict[str, Module] = {entry: _read(path, is_package=False)}
-    waiting = list(_imported(modules[entry]))
+    # Among installed packages nothing is the job's own, and all of it is on the workers.
+    waiting = [] if path.absolute().parent.name in _SITES else list(_imported(modules[entry]))
     while waiting:
         name = waiting.pop()
         for found, module in _beside(path.parent, name):
@@ -103,22 +109,27 @@ def pack_file(path: Path) -> Package:
 
 
 def _pack_dotted(name: str) -> Package | None:
-    """Pack the whole top-level package of a dotted module; None if there is no such module."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
+    """Pack a module's file or, if it is in a package, the whole of that; None if there is no such module.
+
+    Nothing is imported to find it: parents that were would stay, and be those of an older version one day.
+    """
+    top, *rest = name.split(".")
+    if not all(part.isidentifier() for part in (top, *rest)) or top in _NOT_A_JOBS:
         return None
-    finally:
-        sys.path.pop(0)
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+    importlib.invalidate_caches()
+    spec = importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
+    if spec is None:
         return None
-    if "." not in name:
-        return pack_file(Path(spec.origin))
-    top = name.partition(".")[0]
-    root = Path(spec.origin).parents[name.count(".") - (spec.submodule_search_locations is None)]
-    root = root if root.name == top else root / top
-    return _limited(Package(name, dict(_beside(root.parent, top))))
+    if spec.submodule_search_locations is None:
+        return pack_file(Path(spec.origin)) if spec.origin and spec.origin.endswith(".py") and not rest else None
+    for location in map(Path, spec.submodule_search_locations):
+        file = location.joinpath(*rest, "__init__.py")
+        file = file if file.is_file() else location.joinpath(*rest).with_suffix(".py")
+        if file.is_file() and (location / "__init__.py").is_file():
+            return _limited(Package(name, dict(_beside(location.parent, top))))
+        if file.is_file() and rest:
+            return pack_file(file)
+    return None
 
 
 def load(package: Package, class_name: str | None = None) -> type[Job]:
@@ -145,6 +156,11 @@ def load(package: Package, class_name: str | None = None) -> type[Job]:
     return next(iter(jobs.values()))
 
 
+def unload() -> None:
+    """Let go of the package that was loaded last, and give its modules' names back to those who had them."""
+    _Importer.deactivate()
+
+
 def user_traceback(error: BaseException) -> str:
     """Return an exception's traceback without rqmr's own frames: what the job's author can act on."""
     told = traceback.TracebackException.from_exception(error, compact=True)
@@ -163,29 +179,30 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def __init__(self, package: Package) -> None:
         self.package = package
         self.hash = package.content_hash
+        self.displaced = {name: sys.modules.pop(name) for name in package.modules if name in sys.modules}
 
     @classmethod
     def activate(cls, package: Package) -> ModuleType:
-        """Return the entry module of a package; one of another package's modules leaves first."""
+        """Return the entry module of a package; those of another one leave first."""
         if cls._active is None or cls._active.hash != package.content_hash:
-            cls._deactivate()
+            cls.deactivate()
             cls._active = cls(package)
             sys.meta_path.insert(0, cls._active)
         try:
             return importlib.import_module(package.entry)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             path = package.modules[package.entry].path
-            cls._deactivate()
+            cls.deactivate()
             raise JobError(f"{path} can't be imported:\n{user_traceback(error)}") from error
 
     @classmethod
-    def _deactivate(cls) -> None:
+    def deactivate(cls) -> None:
+        """Put back the modules that were there before."""
         if cls._active is not None:
             sys.meta_path.remove(cls._active)
-            for name in [*cls._active.package.modules]:
-                module = sys.modules.get(name)
-                if module is not None and isinstance(getattr(module, "__loader__", None), _Importer):
-                    del sys.modules[name]
+            for name in cls._active.package.modules:
+                sys.modules.pop(name, None)
+            sys.modules.update(cls._active.displaced)
             cls._active = None
 
     def find_spec(
@@ -212,7 +229,7 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 def _is_users(filename: str) -> bool:
     path = Path(filename)
     ours = _PACKAGE_DIR in path.parents and _EXAMPLES not in path.parents
-    return not ours and not filename.startswith("<frozen importlib")
+    return not ours and not filename.startswith("<frozen importlib") and filename != importlib.__file__
 
 
 def _read(path: Path, *, is_package: bool) -> Module:
@@ -226,7 +243,7 @@ def _imported(module: Module) -> Iterator[str]:
     """Yield the top-level names that a module imports, wherever in it."""
     try:
         tree = ast.parse(module.source, module.path)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, SystemError, MemoryError):
         return  # loading it will say so
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -237,6 +254,8 @@ def _imported(module: Module) -> Iterator[str]:
 
 def _beside(directory: Path, name: str) -> Iterator[tuple[str, Module]]:
     """Yield the module of that name in a directory, with all of its submodules if it is a package."""
+    if name in _NOT_A_JOBS:
+        return
     if (directory / f"{name}.py").is_file():
         yield name, _read(directory / f"{name}.py", is_package=False)
     elif (directory / name / "__init__.py").is_file():

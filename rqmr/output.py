@@ -8,9 +8,11 @@ destination of the recorded size and checksum is done.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -27,8 +29,9 @@ from rqmr.model import Part
 SUCCESS = "_SUCCESS"
 #: What the workers printed, if they printed anything.
 LOG = "_log"
+_SKIPPED = "_skipped.jsonl"
 _STAGE = ".rqmr-"
-_BUFFER = 256 << 10  # characters
+_BUFFER = 256 << 10  # bytes
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -76,7 +79,7 @@ class PartWriter:
         self._file = (stage / attempt).open("wb")
         self._name = attempt
         self._spell = spell(form)
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._held = self._size = self._crc = 0
         self.records = 0
 
@@ -87,9 +90,12 @@ class PartWriter:
             CarryError: it has no spelling; names key and type.
         """
         try:
-            line = self._spell(key, value)
+            line = self._spell(key, value).encode()
         except CarryError as error:
             raise CarryError(f"key {shorten(key)}: {error}") from None
+        except UnicodeEncodeError as error:
+            text = shorten(error.object[error.start : error.end])
+            raise CarryError(f"key {shorten(key)}: {text} is no text that can be written") from None
         self.records += 1
         self._lines.append(line)
         self._held += len(line)
@@ -97,11 +103,7 @@ class PartWriter:
             self._flush()
 
     def _flush(self) -> None:
-        try:
-            data = "".join(self._lines).encode()
-        except UnicodeEncodeError as error:
-            text = shorten(error.object[error.start : error.end])
-            raise CarryError(f"the output has a character that isn't text: {text}") from None
+        data = b"".join(self._lines)
         self._file.write(data)
         self._size += len(data)
         self._crc = crc32(data, self._crc)
@@ -137,11 +139,11 @@ class Output:
         """
         self._check(overwrite=overwrite)
         try:
-            missing = [path for path in (self.directory, *self.directory.parents) if not path.exists()]
+            self.made = [path for path in (self.directory, *self.directory.parents) if not path.exists()]
             self.stage.mkdir(parents=True)
         except OSError as error:
+            self.discard()
             raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
-        self.made = missing
 
     def _check(self, *, overwrite: bool) -> None:
         if not self.directory.exists():
@@ -177,10 +179,11 @@ class Output:
     def _outdated(self, parts: int) -> Iterator[Path]:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
         yield from self.directory.glob(SUCCESS)
+        yield from self.directory.glob(_SKIPPED)
         if self._log is None:
             yield from self.directory.glob(LOG)
-        for path in self.directory.glob("part-*"):
-            if _is_output(path) and int(path.name.removeprefix("part-")) >= parts:
+        for path in filter(_is_output, self.directory.glob("part-*")):
+            if int(path.name.removeprefix("part-")) >= parts:
                 yield path
 
     def log(self, line: str) -> None:
@@ -203,10 +206,8 @@ class Output:
         """Remove the stage, and the directories that `prepare` made if nothing else is in them."""
         shutil.rmtree(self.stage, ignore_errors=True)
         for path in self.made:
-            try:
+            with contextlib.suppress(OSError):  # it isn't empty, or wasn't made
                 path.rmdir()
-            except OSError:
-                return
 
 
 def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
@@ -224,9 +225,7 @@ def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_output(path: Path) -> bool:
-    number = path.name.removeprefix("part-")
-    is_part = number != path.name and number.isdigit() and len(number) >= 5
-    return is_part or path.name in (SUCCESS, LOG, "_skipped.jsonl")
+    return path.is_file() and re.fullmatch(rf"part-[0-9]{{5,}}|{SUCCESS}|{LOG}|{_SKIPPED}", path.name) is not None
 
 
 def _is_same(path: Path, part: Part) -> bool:

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
-from rqmr.codec import UNMISTAKABLE, ChunkCodec, Key, one_signature, partition_for, same_type, seal, unseal, weight
+from rqmr.codec import UNMISTAKABLE, Key, one_signature, partition_for, same_type, seal, unseal, weight
 from rqmr.errors import JobError, MixedKeysError, SegmentLost
 from rqmr.job import Reducer, Step
 
@@ -42,18 +42,13 @@ class Segments(Protocol):
         """Return one more chunk of a producer's segment (None: missing)."""
 
 
-def codec_for(step: Step) -> ChunkCodec:
-    """Return the codec of a step's segments."""
-    return ChunkCodec(step.item_type, grouped=not isinstance(step.reducer, Aggregator))
-
-
 class Shuffler:
     """The map side: takes pairs, writes sorted runs to a sink."""
 
     def __init__(self, step: Step, partitions: int, sink: Sink, memory: int) -> None:
         self._step = step
         self._fold = step.fold
-        self._codec = codec_for(step)
+        self._codec = step.codec()
         self._partitions = partitions
         self._sink = sink
         self._memory = memory
@@ -247,7 +242,7 @@ class SegmentReader:
     """The reduce side: opens the committed segments of one partition and merges them."""
 
     def __init__(self, step: Step, segments: Segments) -> None:
-        self._codec = codec_for(step)
+        self._codec = step.codec()
         self._segments = segments
         self.chunks = 0  # in all segments
         self.loaded = 0

@@ -19,7 +19,7 @@ from rqmr.dispatch import Dispatch
 from rqmr.errors import AttemptEnded, MixedKeysError, PhaseReopened, RecordError, RqmrError, SegmentLost
 from rqmr.heartbeat import Heartbeat
 from rqmr.job import Job
-from rqmr.loader import decode_package, load
+from rqmr.loader import decode_package, load, unload
 from rqmr.model import Claim, Failure, Kind, Outcome, TaskId
 from rqmr.segments import RedisSegments, RedisSink
 from rqmr.state import State
@@ -44,6 +44,7 @@ def run_ticket(run: str, ticket: str, task: str) -> None:
     except AttemptEnded:
         pass  # the run has ended, so the ticket has come too late
     finally:
+        unload()  # a worker that runs jobs in its own process has others' modules too
         client.close()
         sys.stdout.flush()  # RQ ends a work-horse with os._exit
         sys.stderr.flush()

@@ -296,7 +296,7 @@ def test_a_run_that_fails_leaves_nothing_but_the_traceback_that_rq_shows_for_a_d
 ) -> None:
     (tmp_path / "marks").mkdir()
     (tmp_path / "crash.txt").write_text("a word\nand crash here\n")
-    params = {"marks": str(tmp_path / "marks"), "times": 1000, "how": "raise"}
+    params = {"marks": str(tmp_path / "marks"), "times": 1000, "how": "error"}
     config = Config(workers=0, reducers=2, split_bytes=4 << 10)
     named = Named()
     with pytest.raises(rqmr.RunFailed, match="the job's own error") as caught:

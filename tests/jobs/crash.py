@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator
 
@@ -20,7 +21,7 @@ class Crash(Job):
     marks: str = ""  # a directory
     at: str = "crash"
     times: int = 0
-    how: str = "exit"  # exit, kill, segfault, raise or stop
+    how: str = "exit"  # exit, kill, segfault, stop, hold; error, quit, interrupt, odd
     where: str = "map"  # or reduce
     seconds: float = 0.0  # that each record takes
 
@@ -44,13 +45,31 @@ class Crash(Job):
             count(self.marks, "executed")
         if not self.times or not first(self.marks, "crashed", self.times):
             return
-        if self.how == "exit":
-            os._exit(3)
-        elif self.how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif self.how == "segfault":
-            ctypes.string_at(0)
-        elif self.how == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        else:
-            raise ValueError("this is the job's own error")
+        getattr(self, self.how)()
+
+    def exit(self) -> None:
+        os._exit(3)
+
+    def kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def segfault(self) -> None:
+        ctypes.string_at(0)
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def hold(self) -> None:
+        ctypes.PyDLL(None).usleep(2_500_000)  # unlike CDLL, it keeps the interpreter to itself: no heartbeat
+
+    def error(self) -> None:
+        raise ValueError("this is the job's own error")
+
+    def quit(self) -> None:
+        sys.exit("the job calls sys.exit")
+
+    def interrupt(self) -> None:
+        raise KeyboardInterrupt("the job's own interrupt")
+
+    def odd(self) -> None:
+        raise FileNotFoundError(os.fsdecode(b"a name that is no text: \xff"))

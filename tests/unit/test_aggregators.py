@@ -87,7 +87,7 @@ def merged(aggregator: Aggregator, accumulators: list[Any]) -> Any:
 
 @pytest.mark.parametrize(("aggregator", "value", "expected"), CASES, ids=name)
 @given(data=st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_cut_folded_and_merged_gives_what_adding_all_gives(
     aggregator: Aggregator, value: st.SearchStrategy[Any], expected: Any, data: st.DataObject
 ) -> None:
@@ -103,7 +103,7 @@ def test_any_cut_folded_and_merged_gives_what_adding_all_gives(
 
 @pytest.mark.parametrize(("aggregator", "value", "expected"), CASES, ids=name)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_the_fast_fold_gives_what_add_gives(
     aggregator: Aggregator, value: st.SearchStrategy[Any], expected: Any, data: st.DataObject
 ) -> None:

@@ -110,7 +110,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("grouped", [True, False])
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_whatever_the_wire_carries_comes_back_with_its_types(grouped: bool, data: st.DataObject) -> None:
     """Keys come back as they were, tuples included; values too, of one kind or of many."""
     keys = data.draw(st.lists(data.draw(st.sampled_from(KEY_TYPES)), max_size=20))
@@ -122,7 +122,7 @@ def test_whatever_the_wire_carries_comes_back_with_its_types(grouped: bool, data
 
 
 @given(st.recursive(scalars.filter(lambda value: type(value) is not float), lambda inner: st.tuples(inner, inner)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_nested_tuple_comes_back_as_a_tuple_if_it_is_a_key(key: Any) -> None:
     """A list couldn't be a key again."""
     keys, _ = sent(ChunkCodec(grouped=False), [(key,)], [0])
@@ -408,7 +408,7 @@ def test_keys_of_one_type_have_one_signature(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_keys_of_one_type_can_be_sorted(data: st.DataObject) -> None:
     """What has one signature has an order, None and tuples with None included."""
     keys = data.draw(st.lists(data.draw(st.sampled_from(KEY_TYPES[:7] + KEY_TYPES[8:])), max_size=20))

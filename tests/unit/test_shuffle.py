@@ -152,7 +152,7 @@ def cut_into_tasks(draw: st.DrawFn, value: st.SearchStrategy[Any] = numbers) -> 
 
 
 @given(tasks=cut_into_tasks(), partitions=st.integers(1, 5), memory=st.sampled_from([0, 300, PLENTY]), data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_merging_gives_what_grouping_and_sorting_gives(
     tasks: list[list[Pair]], partitions: int, memory: int, data: st.DataObject
 ) -> None:
@@ -176,7 +176,7 @@ AGGREGATORS: list[tuple[Aggregator, Callable[[list[Any]], Any]]] = [
 
 @pytest.mark.parametrize(("aggregator", "finish"), AGGREGATORS, ids=lambda value: type(value).__name__)
 @given(tasks=cut_into_tasks(), partitions=st.integers(1, 4), memory=st.sampled_from([0, PLENTY]), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_folding_where_it_is_mapped_changes_nothing(
     aggregator: Aggregator, finish: Any, tasks: list[list[Pair]], partitions: int, memory: int, data: st.DataObject
 ) -> None:
