@@ -150,9 +150,10 @@ def steps_of(job: Job) -> list[Step]:
         raise JobError(f"{name} has no mapper; give it one: def mapper(self, key, value): yield key, value")
     if not callable(job.setup):
         raise JobError(f"{name}.setup is not a function")
-    if not isinstance(job.reader, Reader):
-        hint = f"; write {job.reader.__name__}()" if isinstance(job.reader, type) else ""
-        raise JobError(f"{name}.reader is no reader but {job.reader!r}{hint}")
+    reader: Any = job.reader
+    if not isinstance(reader, Reader):
+        hint = f"; write {reader.__name__}()" if isinstance(reader, type) else ""
+        raise JobError(f"{name}.reader is no reader but {reader!r}{hint}")
     steps: Any = job.steps()
     if not isinstance(steps, list) or not steps or not all(isinstance(step, Step) for step in steps):
         raise JobError(f"{name}.steps() must return a list of rqmr.Step")

@@ -258,11 +258,15 @@ def _beside(directory: Path, name: str) -> Iterator[tuple[str, Module]]:
         return
     if (directory / f"{name}.py").is_file():
         yield name, _read(directory / f"{name}.py", is_package=False)
-    elif (directory / name / "__init__.py").is_file():
-        for path in sorted((directory / name).rglob("*.py")):
-            parts = path.relative_to(directory).with_suffix("").parts
-            is_package = parts[-1] == "__init__"
-            yield ".".join(parts[:-1] if is_package else parts), _read(path, is_package=is_package)
+    else:
+        files = sorted((directory / name).rglob("*.py"))
+        for folder in sorted({folder for file in files for folder in file.relative_to(directory).parents[:-1]}):
+            init = directory / folder / "__init__.py"
+            found = _read(init, is_package=True) if init.is_file() else Module(str(init), is_package=True, source=b"")
+            yield ".".join(folder.parts), found
+        for file in files:
+            if file.name != "__init__.py":
+                yield ".".join(file.relative_to(directory).with_suffix("").parts), _read(file, is_package=False)
 
 
 def _limited(package: Package) -> Package:

@@ -494,8 +494,10 @@ def test_a_sum_beyond_64_bits_is_told() -> None:
 
 def many_chunks() -> tuple[Step, Store]:
     step = Step(identity, all_values)
-    tasks = [[(f"{task}-{number}", "x" * 30) for number in range(20_000)] for task in range(3)]
-    return step, mapped(step, tasks, 1)
+    tasks = [[(f"{task}-{number:04}", "x" * 30) for number in range(2000)] for task in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        cut_small(patch, batch=1 << 14, chunk=4000)
+        return step, mapped(step, tasks, 1)
 
 
 def consume_groups(step: Step, store: Store) -> None:
