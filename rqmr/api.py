@@ -120,14 +120,16 @@ class Request:
         """The Redis that is named, if one is."""
         if self.inline:
             return None
-        return self.redis_url or os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL") or None
+        if self.redis_url is not None:
+            return self.redis_url
+        return os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL") or None
 
     @property
     def local_workers(self) -> int:
         """How many workers to start here."""
         if self.config.workers is not None:
             return self.config.workers
-        return 0 if self.url else default_workers()
+        return default_workers() if self.url is None else 0
 
 
 def run(
@@ -176,7 +178,7 @@ def run(
 
 def execute(request: Request, view: View) -> Summary:
     """Run what is asked for. Raises as `run`."""
-    if not request.inline and not request.url and not request.local_workers:
+    if not request.inline and request.url is None and not request.local_workers:
         raise RefusedError("0 workers on a private server would never end; name a Redis with workers, or use -w 1")
     with ExitStack() as stack:
         # First of all, so that the server starts while the job is loaded and its input looked at.
@@ -233,7 +235,7 @@ class _Server:
     def __init__(self, request: Request, local: Local | None, stack: ExitStack) -> None:
         embedded = request.url is None
         ready = local.wait_ready() if local else None
-        url = request.url or ready
+        url = ready if request.url is None else request.url
         assert url is not None
         self.client = stack.enter_context(closing(connect(url)))
         name, self.warnings = check_server(self.client, url)

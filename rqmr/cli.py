@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -64,13 +64,19 @@ def main() -> None:
         _fail(1, "")
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"rqmr {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """MapReduce for Python on Redis and RQ."""
 
 
 @app.command(epilog=_EXAMPLES)
@@ -199,11 +205,17 @@ def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, f
 
 
 def _show_first_rows(paths: list[Path]) -> None:
-    lines = (line for path in paths for line in path.open(encoding="utf-8", newline="\n"))
-    for line in itertools.islice(lines, _FIRST_ROWS):
-        typer.echo(line.rstrip("\n"))
-    if next(lines, None) is not None:
-        typer.echo("…")
+    with contextlib.closing(_lines(paths)) as lines:
+        for line in itertools.islice(lines, _FIRST_ROWS):
+            typer.echo(line)
+        if next(lines, None) is not None:
+            typer.echo("…")
+
+
+def _lines(paths: list[Path]) -> Generator[str, None, None]:
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as part:
+            yield from (line.removesuffix("\n") for line in part)
 
 
 def _tell(summary: Summary, *, to_stdout: bool) -> None:

@@ -58,6 +58,14 @@ class RecordError(RqmrError):
         self.failure = failure
 
 
+class KeyFunctionError(RqmrError):
+    """A combiner or partitioner raised for a key; the cause is what it raised."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(key)
+        self.key = key
+
+
 class CarryError(RqmrError):
     """A key or value has a type that the wire can't carry."""
 

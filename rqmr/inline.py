@@ -28,7 +28,7 @@ def run_inline(plan: Plan, output: Output) -> Summary:
     for number in range(len(plan.spec.phases)):
         written = _Memory()
         outcomes.append([_run_task(plan, task, shuffled, written) for task in plan.spec.tasks(number)])
-        _check_keys(outcomes[-1])
+        _check_keys(plan.spec.job_class, outcomes[-1])
         shuffled = written
     paths = output.collect(parts_of(outcomes[-1]))
     return summarize(plan, outcomes, paths, time.monotonic() - began)
@@ -48,10 +48,10 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
         raise RunFailed(failure) from error.__cause__
 
 
-def _check_keys(outcomes: list[Outcome]) -> None:
+def _check_keys(job: str, outcomes: list[Outcome]) -> None:
     types = sorted({outcome.key_type for outcome in outcomes if outcome.key_type})
     if len(types) > 1:
-        raise RunFailed(Failure(f"keys of one step must have one type: some are {types[0]}, others {types[1]}"))
+        raise RunFailed(Failure(f"{job}: keys of one step must have one type: some are {types[0]}, others {types[1]}"))
 
 
 class _Memory:

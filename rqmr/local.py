@@ -70,7 +70,7 @@ class Local:
         Raises:
             RedisError: there is no server to start.
         """
-        binary = None if self._url else find_server()
+        binary = find_server() if self._url is None else None
         self._directory = make_directory()
         with (self._directory / "supervisor.log").open("wb") as errors:
             self._supervisor = subprocess.Popen(
@@ -153,7 +153,7 @@ class Local:
             directory=directory,
             server=server_command(binary, directory, socket) if binary else [],
             socket=socket,
-            url=self._url or f"unix://{quote(socket)}?db=0",
+            url=self._url if self._url is not None else f"unix://{quote(socket)}?db=0",
             queue=self._queue,
             workers=self._workers,
             prefix=self._prefix,

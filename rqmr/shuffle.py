@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
 from rqmr.codec import UNMISTAKABLE, Key, one_signature, partition_for, same_type, seal, unseal, weight
-from rqmr.errors import JobError, MixedKeysError, SegmentLost
+from rqmr.errors import JobError, KeyFunctionError, MixedKeysError, SegmentLost
 from rqmr.job import Reducer, Step
 
 #: Pairs that are folded between two looks at the memory.
@@ -131,7 +131,10 @@ class Shuffler:
         assert not isinstance(combiner, Aggregator)
         table: dict[Key, list[Any]] = {}
         for key, values in self._table.items():
-            self._group(table, combiner(key, iter(values)) or ())
+            try:
+                self._group(table, combiner(key, iter(values)) or ())
+            except Exception as error:
+                raise KeyFunctionError(key) from error
         return table
 
     def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
@@ -148,7 +151,10 @@ class Shuffler:
         assert partitioner is not None
 
         def partition_of(key: Key, partitions: int) -> int:
-            partition = partitioner(key, partitions)
+            try:
+                partition = partitioner(key, partitions)
+            except Exception as error:
+                raise KeyFunctionError(key) from error
             if type(partition) is not int or not 0 <= partition < partitions:
                 raise JobError(f"the partitioner gave {partition!r} for key {key!r}; it must be 0 <= p < {partitions}")
             return partition

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from rqmr import keys
 from rqmr.connection import Client
@@ -184,7 +185,7 @@ class State:
 
     def fail(self, attempt: AttemptId, failure: Failure) -> str:
         """Charge a failure to a task; return the script's word."""
-        spec = self.spec
+        spec, failure = self.spec, _as_text(failure)
         return self.scripts.fail(
             attempt,
             phase=spec.phase_of(attempt.task),
@@ -311,6 +312,14 @@ class State:
             for at, fields in entries
         ]
         return (entries[-1][0].decode() if entries else since), events
+
+
+def _as_text(failure: Failure) -> Failure:
+    """Spell what isn't text, which user code may have put into its exceptions."""
+    told = {name: value for name, value in structs.asdict(failure).items() if isinstance(value, str)}
+    return structs.replace(
+        failure, **{name: text.encode(errors="backslashreplace").decode() for name, text in told.items()}
+    )
 
 
 def _ms(time: tuple[int, int]) -> int:

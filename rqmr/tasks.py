@@ -6,12 +6,13 @@ inline oracle run the same lines.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 from rqmr.codec import shorten
-from rqmr.errors import AttemptEnded, CarryError, JobError, MixedKeysError, RecordError, RqmrError
+from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.loader import user_traceback
 from rqmr.model import Failure, Kind, Outcome, Part, Progress, Spec, Split, TaskId, bitmap
@@ -47,23 +48,22 @@ class Place:
         return Progress(self.records + self.begun, self.size, min(self.fraction(), 1.0))
 
     def failure(self, error: BaseException) -> Failure:
-        """Tell an exception of the job's code together with the record that it was about."""
+        """Tell an exception of the job's code together with the record or key that it was about."""
         if isinstance(error, UnreadableRecord):
             return Failure(str(error), source=error.source, offset=error.offset, final=True)
-        message = f"{type(error).__name__}: {error}".rstrip(": ")
-        traceback = user_traceback(error)
-        is_ours = "  File " not in traceback
-        if is_ours and isinstance(error, OSError):
-            return Failure(f"an input can't be read: {error}")
-        if is_ours:  # raised by our loop over what the job yielded
-            traceback = ""
+        message = "".join(traceback.format_exception_only(error)).strip()
+        told = user_traceback(error)
+        if "  File " not in told:  # raised by our loops
+            told = ""
+            if isinstance(error, OSError):
+                return Failure(f"an input can't be read: {error}")
             message += " (do mapper and reducer yield pairs, as in yield key, value, and are all keys hashable?)"
         if self.block is None:
             record = "" if self.key is None else f"key {shorten(self.key)}"
-            return Failure(message, record=record, traceback=traceback)
+            return Failure(message, record=record, traceback=told)
         index = max(self.begun - 1, 0)
         offset, text = self.block.offset_of(index), self.block.text_of(index)
-        return Failure(message, source=self.block.source, offset=offset, record=shorten(text), traceback=traceback)
+        return Failure(message, source=self.block.source, offset=offset, record=shorten(text), traceback=told)
 
 
 class Task:
@@ -94,6 +94,9 @@ class Task:
             return self._write(self._reduced(source), next_step=self._task.step + 1)
         except (CarryError, MixedKeysError, JobError) as error:
             raise RecordError(Failure(f"{type(self._job).__name__}: {error}", final=True)) from error
+        except KeyFunctionError as error:
+            self._place.block, self._place.key = None, error.key
+            raise RecordError(self._place.failure(error.__cause__ or error)) from error.__cause__
         except RqmrError:
             raise
         except (Exception, SystemExit) as error:

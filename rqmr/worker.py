@@ -16,7 +16,7 @@ from rq import get_current_job
 
 from rqmr.connection import clone
 from rqmr.dispatch import Dispatch
-from rqmr.errors import AttemptEnded, MixedKeysError, PhaseReopened, RecordError, RqmrError, SegmentLost
+from rqmr.errors import AttemptEnded, PhaseReopened, RecordError, RqmrError, SegmentLost
 from rqmr.heartbeat import Heartbeat
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
@@ -132,5 +132,5 @@ class _Horse:
             return Failure(
                 told.message, task, self._worker, told.source, told.offset, told.record, told.traceback, told.final
             )
-        final = isinstance(error, (MixedKeysError, RqmrError))
-        return Failure(f"{type(error).__name__}: {error}", task, self._worker, final=final)
+        who = self._state.spec.job_class if isinstance(error, RqmrError) else type(error).__name__
+        return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, RqmrError))
