@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import signal
 import sys
@@ -278,20 +279,22 @@ class _Ended(BaseException):
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let the first signal unwind the run, and those that follow wait until it is unwound."""
+    """Let the first signal unwind the run; those that follow are ignored, until the process ends."""
 
     def unwind(number: int, frame: FrameType | None) -> None:
         for each in handled:
             signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGHUP:  # the terminal is gone, and whoever writes to it would fail
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
         raise _Ended(number)
 
     handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     before = {number: signal.signal(number, unwind) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _fail(status: int, text: str) -> NoReturn:

@@ -31,8 +31,8 @@ def connect(url: str) -> Client:
         return redis.Redis.from_url(url, **_options())
     except ValueError:  # its text may have the password
         raise RedisError(
-            f"{hide_password(url) or 'an empty --redis-url'} is no Redis URL; write redis://host:6379/0, rediss://… for TLS, or "
-            f"unix:///path/to/socket, with %40 and %2F for @ and / in a password"
+            f"{hide_password(url) or 'an empty --redis-url'} is no Redis URL; write redis://host:6379/0, "
+            f"rediss://… for TLS, or unix:///path/to/socket, with %40 and %2F for @ and / in a password"
         ) from None
 
 

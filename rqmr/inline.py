@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from rqmr.errors import RecordError, RunFailed
 from rqmr.model import Failure, Kind, Outcome, Split, Summary, TaskId
 from rqmr.output import Output
@@ -41,11 +43,7 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
     try:
         return Task(plan.spec, plan.program.job, task, Place(), sink, f"{task}-a1").run(source)
     except RecordError as error:
-        told = error.failure
-        failure = Failure(
-            told.message, str(task), "", told.source, told.offset, told.record, told.traceback, told.final
-        )
-        raise RunFailed(failure) from error.__cause__
+        raise RunFailed(structs.replace(error.failure, task=str(task))) from error.__cause__
 
 
 def _check_keys(job: str, outcomes: list[Outcome]) -> None:

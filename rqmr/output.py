@@ -130,6 +130,7 @@ class Output:
         self.stage = self.directory / f"{_STAGE}{run}"
         self.made: list[Path] = []  # directories that `prepare` made, the deepest first
         self._log: TextIO | None = None
+        self._collected: list[Path] = []  # without _SUCCESS yet
 
     def prepare(self, *, overwrite: bool) -> None:
         """Create the stage.
@@ -169,10 +170,12 @@ class Output:
         for part, path in zip(parts, paths, strict=True):
             source = self.stage / part.file
             if source.exists():
+                self._collected.append(path)
                 source.replace(path)
             elif not _is_same(path, part):
                 raise OutputError(f"{source} is gone before it was collected; run the job again")
         (self.directory / SUCCESS).touch()
+        self._collected.clear()
         shutil.rmtree(self.stage, ignore_errors=True)
         return paths
 
@@ -203,7 +206,9 @@ class Output:
             self._log.close()
 
     def discard(self) -> None:
-        """Remove the stage, and the directories that `prepare` made if nothing else is in them."""
+        """Remove what is not a whole output: the stage, parts without _SUCCESS, empty directories that were made."""
+        for path in self._collected:
+            path.unlink(missing_ok=True)
         shutil.rmtree(self.stage, ignore_errors=True)
         for path in self.made:
             with contextlib.suppress(OSError):  # it isn't empty, or wasn't made

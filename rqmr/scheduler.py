@@ -16,10 +16,10 @@ from rqmr.model import AttemptId, Facts, RunningAttempt, RunState
 class Policy(Struct, frozen=True):
     """The numbers that decisions depend on."""
 
-    #: Tickets enqueued for each listening worker, and beyond. A work-horse goes on claiming for some seconds, so few
-    #: are enough; those beyond are for a worker that joins late. (A fork costs 26 ms, a claim 0.1 ms.)
-    tickets_per_worker: int = 2
-    tickets_beyond: int = 4
+    #: Tickets enqueued beyond one for each worker that is free: for a worker that joins late. A work-horse goes on
+    #: claiming for some seconds, so few are enough, and every one waits before others' RQ jobs in the queue. (A fork
+    #: costs 26 ms, a claim 0.1 ms.)
+    tickets_beyond: int = 2
     #: A ticket that was not taken in this time is looked for in its queue: RQ can lose a popped one for ever.
     ticket_ms: int = 5_000
     #: An attempt is a straggler when it has taken, or by its progress will take, this many times the median of those
@@ -93,7 +93,8 @@ def _expired(facts: Facts) -> Iterator[Instruction]:
 
 def _window(facts: Facts, policy: Policy) -> Iterator[Instruction]:
     waiting = sum(phase.pending for phase in facts.phases[: facts.phase + 1])
-    window = min(waiting, policy.tickets_per_worker * facts.workers + policy.tickets_beyond)
+    busy = len({attempt.worker for attempt in facts.running})
+    window = min(waiting, max(0, facts.workers - busy) + policy.tickets_beyond)
     if window > len(facts.tickets):
         yield Enqueue(window - len(facts.tickets))
     overdue = tuple(ticket for ticket, at in facts.tickets.items() if facts.now_ms - at > policy.ticket_ms)

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: How long a death, of the parent or of a worker, can go unnoticed.
+#: How long a death can go unnoticed.
 TICK_SECONDS = 0.2
 SERVER_START_SECONDS = 10.0
 #: A worker of a named Redis gets this long to finish its RQ job, and as long again to leave without finishing it.
@@ -176,12 +176,7 @@ class Place:
         self.pid = 0
         self._generation = 0
         self._delay = FIRST_DELAY_SECONDS
-        self._filled_at = self._due = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is empty, and has been for long enough."""
-        return not self.pid and time.monotonic() >= self._due
+        self._filled_at = self.due = time.monotonic()  # `due`: when an empty place is filled again
 
     def fill(self, order: Order) -> str:
         """Start a worker here; return the path of its log."""
@@ -204,7 +199,7 @@ class Place:
         if now - self._filled_at > GOOD_LIFE_SECONDS:
             self._delay = FIRST_DELAY_SECONDS
         self.pid = 0
-        self._due = now + self._delay
+        self.due = now + self._delay
         self._delay = min(2 * self._delay, LAST_DELAY_SECONDS)
 
 
@@ -250,7 +245,7 @@ class Supervisor:
                 return
             self._bury_the_dead()
             for place in self._places:
-                if place.is_due:
+                if not place.pid and time.monotonic() >= place.due:
                     log = place.fill(self._order)
                     self._parent.tell(worker=place.name, pid=place.pid, log=log)
             self._parent.listen(TICK_SECONDS)
@@ -276,11 +271,13 @@ class Supervisor:
                     Path(path).rmdir() if if_empty else shutil.rmtree(path)
 
     def _let_workers_sign_off(self) -> None:
-        """A Redis that lives on shall know that they left: after their RQ job, or without waiting for its end."""
-        for _shutdown in ("warm", "cold"):
-            for place in self._places:
-                if place.pid:
-                    os.kill(place.pid, signal.SIGTERM)
+        """A Redis that lives on shall know that they left: after their RQ job or, if it takes long, without its end.
+
+        Not by a second SIGTERM: RQ would leave the job's hash behind for good, as that of a job under way.
+        """
+        workers = {place.pid for place in self._places if place.pid}
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            send(number, workers if number == signal.SIGTERM else members(workers) - workers)
             deadline = time.monotonic() + LEAVE_SECONDS
             while any(place.pid for place in self._places) and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -354,10 +351,15 @@ def end_sessions(leaders: Collection[int], seconds: float = 3.0) -> None:
     """
     deadline = time.monotonic() + seconds
     while (doomed := members(leaders)) and time.monotonic() < deadline:
-        for pid in doomed:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        send(signal.SIGKILL, doomed)
         time.sleep(0.005)
+
+
+def send(number: int, pids: Collection[int]) -> None:
+    """Send a signal to those of the processes that still are there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def members(leaders: Collection[int]) -> set[int]:

@@ -148,8 +148,10 @@ class Task:
     def _write_part(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
         try:
             writer = PartWriter(Path(self._spec.stage), self._output_name, self._spec.settings.format)
-        except FileNotFoundError:
-            raise AttemptEnded(f"the stage {self._spec.stage} is gone") from None
+        except OSError as error:
+            # If it went since the run has ended, nobody will hear of this.
+            message = f"this worker can't write to {self._spec.stage}: {error.strerror}; is the output directory there?"
+            raise RecordError(Failure(message)) from error
         try:
             for key, value in pairs:
                 writer.write(key, value)

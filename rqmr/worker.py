@@ -12,6 +12,7 @@ import sys
 import time
 
 import redis
+from msgspec import structs
 from rq import get_current_job
 
 from rqmr.connection import clone
@@ -27,7 +28,7 @@ from rqmr.tasks import Place, Task
 from rqmr.tick import tick
 
 #: How long one work-horse goes on claiming before it returns to RQ: others' RQ jobs must get their turn.
-_TURN_SECONDS = 5.0
+_TURN_SECONDS = 3.0
 
 
 def run_ticket(run: str, ticket: str, task: str) -> None:
@@ -99,10 +100,10 @@ class _Horse:
             self._reopen(claim, lost)
         except redis.RedisError:
             raise  # nobody's fault and not to be charged: the lease runs out, and the task is another's
-        except Exception as error:
+        except BaseException as error:  # user code may raise KeyboardInterrupt, too
             sink.discard()
-            state.fail(claim.attempt, self._failure(claim, error))
-            raise
+            if state.fail(claim.attempt, self._failure(claim, place, error)) in ("FAILED", "RUN FAILED"):
+                raise
 
     def _run(self, claim: Claim, place: Place, sink: RedisSink) -> Outcome:
         state, task = self._state, claim.attempt.task
@@ -125,12 +126,11 @@ class _Horse:
             state.reopen(*winner)
         state.release(claim.attempt)
 
-    def _failure(self, claim: Claim, error: Exception) -> Failure:
+    def _failure(self, claim: Claim, place: Place, error: BaseException) -> Failure:
         task = str(claim.attempt.task)
+        if not isinstance(error, Exception):
+            error = RecordError(place.failure(error))
         if isinstance(error, RecordError):
-            told = error.failure
-            return Failure(
-                told.message, task, self._worker, told.source, told.offset, told.record, told.traceback, told.final
-            )
+            return structs.replace(error.failure, task=task, worker=self._worker)
         who = self._state.spec.job_class if isinstance(error, RqmrError) else type(error).__name__
         return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, RqmrError))

@@ -240,6 +240,18 @@ def test_stdin_is_an_input(tidy: Rqmr, here: Path, how: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "closed"), [(["-", "-o", "out"], "<&-"), (["in.txt", "-o", "-"], ">&-")], ids=["stdin", "stdout"]
+)
+def test_a_stream_that_is_closed_is_no_reason_for_a_traceback(here: Path, arguments: list[str], closed: str) -> None:
+    """As it is for some daemons and cron jobs: told as any other mistake, or taken as empty."""
+    command = f"'{sys.executable}' -m rqmr run wordcount {' '.join(arguments)} --inline --quiet {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=here, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (0, 1, 2)
+    assert "Traceback" not in done.stderr
+    assert bool(done.stderr) == bool(done.returncode)
+
+
 def test_a_directory_and_a_quoted_glob_are_inputs(rqmr: Rqmr, here: Path) -> None:
     """Recursive and sorted, without names in . and _; as often as they are given."""
     for path in ("d/b.txt", "d/a.txt", "d/sub/c.txt", "d/.hidden", "d/_SUCCESS", "d/sub/x.csv"):
@@ -436,7 +448,8 @@ def here_and_now(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 def test_a_run_is_refused_clearly_and_leaves_nothing(here_and_now: Rqmr, bad: Path, case: str) -> None:
     """Exit status 2, what and which and what now on stderr, no traceback of ours, no file, directory or process."""
     arguments, told = REFUSALS[case]
-    assert_refused(here_and_now, bad, arguments, told)
+    needs_redis = {"--redis-url", "-w"} & set(map(str, arguments))
+    assert_refused(here_and_now, bad, arguments if needs_redis else [*arguments, "--inline"], told)
 
 
 @pytest.mark.parametrize(
@@ -521,11 +534,13 @@ def info(text: bytes) -> bytes:
     ],
     ids=["old Redis", "old Valkey", "password", "no permission", "no Redis", "silent"],
 )
-def test_a_server_that_will_not_do_is_refused(tidy: Rqmr, here: Path, answer: bytes | None, told: list[str]) -> None:
+def test_a_server_that_will_not_do_is_refused(
+    here_and_now: Rqmr, here: Path, answer: bytes | None, told: list[str]
+) -> None:
     """Too old, closed to us, not a Redis at all, or silent: soon, and with what is wrong."""
     server = FakeServer(answer)
     began = time.monotonic()
-    done = tidy("run", "wordcount", "in.txt", "--redis-url", server.url)
+    done = here_and_now("run", "wordcount", "in.txt", "--redis-url", server.url)
     server.listener.close()
     assert done.returncode == 2, done.stderr
     for each in told:
@@ -681,6 +696,20 @@ def test_a_run_that_fails_says_why_and_leaves_nothing(here: Path, case: str, mon
     assert "rqmr/" not in message.replace(str(here), "")
 
 
+def test_an_input_that_vanishes_meanwhile_is_told_by_its_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record that was mapped before, of another file, has nothing to do with it, nor has the job."""
+    monkeypatch.chdir(here)
+    (here / "gone.txt").write_text("line")
+    name = job(here, MAPPER.format("line, __import__('pathlib').Path('gone.txt').unlink(missing_ok=True)"))
+    with pytest.raises(package.RunFailed) as caught:
+        package.run(name, ["in.txt", "gone.txt"], inline=True)
+    message = report(caught.value.failure, [])
+    assert "gone.txt" in message
+    assert "can't be read" in message
+    assert "The cat and the dog" not in message
+    assert "Traceback" not in message
+
+
 def test_keys_of_mixed_types_from_different_tasks_are_told_with_the_job(tidy: Rqmr, here: Path) -> None:
     """Each map task has keys of one type, and the types differ."""
     (here / "a.txt").write_text("text\n" * 20)
@@ -773,6 +802,20 @@ def test_escape_codes_that_a_job_prints_do_not_reach_the_terminal(tidy: Rqmr, he
     assert done.returncode == 0
     assert "\x1b" not in done.stderr
     assert "red The cat" in done.stderr
+
+
+# --- names that others have --------------------------------------------------------------------------------------
+
+
+def test_a_job_may_be_named_like_a_module_of_python_or_of_rqmr(here: Path) -> None:
+    """And stand in the directory where the command runs: neither it nor the workers take it for the real one."""
+    for name in ("queue", "json", "redis", "rqmr", "typing"):
+        job(here, BODY + SUM, name)
+    command = [str(Path(sys.executable).with_name("rqmr")), "run", "queue.py", "in.txt", "-o", "out", "--quiet"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = subprocess.run([*command[:2], "rqmr.py", *command[3:], "--overwrite"], cwd=here, check=False)
+    assert done.returncode == 0
 
 
 # --- the whole ---------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import rqmr
 from rqmr.api import Silent
 from rqmr.config import Config
 from rqmr.connection import connect
-from rqmr.model import Event, Facts, Header, RunState, TaskId
+from rqmr.model import Event, Facts, Header, RunState
 from rqmr.state import State
 from rqmr.supervise import processes
 
@@ -173,11 +173,6 @@ def bench(tmp_path: Path, redis_url: str, redis: Any) -> Iterator[Bench]:
     assert not left, "keys of a run that ended"
 
 
-@pytest.fixture
-def state(redis: Any) -> Callable[[Run], State]:
-    return lambda run: State(redis, run.id)
-
-
 def horse_of(workers: Workers, worker: subprocess.Popen[bytes]) -> int:
     """The work-horse of a worker, once there is one."""
     return int(wait_until(lambda: workers.horses_of(worker), timeout=10, what="the worker has a work-horse")[0])
@@ -210,7 +205,7 @@ def test_a_work_horse_that_is_killed_in_a_map_costs_a_lease(workers: Workers, be
 def test_a_work_horse_that_is_killed_in_a_reduce_costs_a_lease(workers: Workers, bench: Bench) -> None:
     workers.start(2)
     bench.write(3, lines=6)
-    run = bench.start("slow", reduce_seconds=0.02)
+    run = bench.start("slow", reduce_seconds=0.01)
     run.wait_until(lambda facts: facts.phase == 1 and facts.running, what="reduces run")
     os.kill(horse_in_map(workers, run), signal.SIGKILL)
     assert all("-r" in attempt for attempt in run.wait_for("lost"))
@@ -220,7 +215,7 @@ def test_a_work_horse_that_is_killed_in_a_reduce_costs_a_lease(workers: Workers,
 def test_the_work_horse_of_a_killed_worker_goes_on_and_its_work_counts(workers: Workers, bench: Bench) -> None:
     workers.start(2)
     bench.write(6)
-    run = bench.start("slow", seconds=0.1)
+    run = bench.start("slow", seconds=0.05)
     horse = horse_in_map(workers, run)
     workers.processes[0].kill()
     assert is_alive(horse), "a work-horse has a process group of its own"
@@ -243,7 +238,7 @@ def test_a_worker_that_is_killed_with_its_work_horse_costs_a_lease(workers: Work
 def test_all_workers_may_die_as_long_as_a_new_one_starts(workers: Workers, bench: Bench) -> None:
     workers.start(2)
     bench.write(6)
-    run = bench.start("slow", seconds=0.05)
+    run = bench.start("slow", seconds=0.04)
     run.wait_until(lambda facts: facts.phases[0].committed >= 1 and len(facts.running) == 2, what="both are at work")
     for worker in workers.processes[:2]:
         horses = workers.horses_of(worker)
@@ -256,7 +251,7 @@ def test_all_workers_may_die_as_long_as_a_new_one_starts(workers: Workers, bench
     bench.assert_right(run, "slow")
 
 
-@pytest.mark.parametrize(("how", "where"), [("exit", "map"), ("kill", "reduce"), ("segfault", "map")])
+@pytest.mark.parametrize(("how", "where"), [("exit", "map"), ("segfault", "reduce")])
 def test_user_code_that_ends_its_process_once_is_run_again(
     how: str, where: str, workers: Workers, bench: Bench
 ) -> None:
@@ -272,11 +267,11 @@ def test_lost_attempts_do_not_use_up_the_tries_of_the_code(workers: Workers, ben
     """One more is lost than may fail."""
     workers.start(2)
     bench.write(3, "crash")
-    config = msgspec.structs.replace(CUT, max_failed=2)
-    run = bench.start("crash", config, how="exit", times=3)
+    config = msgspec.structs.replace(CUT, max_failed=1)
+    run = bench.start("crash", config, how="exit", times=2)
     bench.assert_right(run, "crash", config)
-    assert (bench.marked("crashed"), bench.marked("executed")) == (3, 4)
-    assert len(run.events("lost")) == 3
+    assert (bench.marked("crashed"), bench.marked("executed")) == (2, 3)
+    assert len(run.events("lost")) == 2
 
 
 def test_code_that_ends_its_process_each_time_fails_the_run_in_the_end(workers: Workers, bench: Bench) -> None:
@@ -288,41 +283,40 @@ def test_code_that_ends_its_process_each_time_fails_the_run_in_the_end(workers: 
     assert bench.marked("executed") == 2
 
 
-def test_a_work_horse_that_was_stopped_for_longer_than_its_lease_does_no_harm(
+def test_a_work_horse_that_was_stopped_until_the_run_was_over_does_no_harm(
     workers: Workers, bench: Bench, redis: Any
 ) -> None:
-    """It comes back when another attempt of its task has won and, so that it can try to commit, before the run ends."""
     workers.start(2)
     bench.write(4, "crash")
-    (bench.inputs / "99.txt").write_text("gate\n")
-    slow = bench.start("crash", how="stop", times=1, at="crash", where="map")
+    run = bench.start("crash", how="stop", times=1)
     stopped = bench.pid_of("crashed")
     try:
-        assert slow.wait_for("lost") == [f"{task_with('crash')}-a1"]
-        bench.assert_right(slow, "crash")
+        assert run.wait_for("lost") == [f"{task_with('crash')}-a1"]
+        bench.assert_right(run, "crash")
     finally:
         os.kill(stopped, signal.SIGCONT)
     wait_until(lambda: not is_alive(stopped), timeout=10, what="it ends, as the run is over")
-    assert not list(redis.scan_iter(f"rqmr:{slow.id}*")), "what it wrote after the end of the run"
+    assert not list(redis.scan_iter(f"rqmr:{run.id}*")), "what it wrote after the end of the run"
 
 
-def test_a_commit_that_comes_too_late_changes_nothing(workers: Workers, bench: Bench) -> None:
+def test_a_commit_that_comes_too_late_changes_nothing(workers: Workers, bench: Bench, redis: Any) -> None:
     """The stopped attempt wakes up while the run still runs, and its task has another winner."""
     workers.start(3)
     bench.write(4, "crash")
-    run = bench.start("crash", how="stop", times=1, seconds=0.15)
+    (bench.inputs / "99.txt").write_text("gate\n")
+    run = bench.start("crash", how="stop", times=1, gate="gate")
+    late, winner = (f"{task_with('crash')}-a{number}" for number in (1, 2))
     stopped = bench.pid_of("crashed")
     try:
-        run.wait_for("lost")
-        wait_until(
-            lambda: f"{task_with('crash')}-a2" in run.events("committed"), timeout=15, what="another attempt wins"
-        )
+        run.wait_until(lambda _: winner in run.events("committed"), what="another attempt wins")
     finally:
         os.kill(stopped, signal.SIGCONT)
+    attempts = f"rqmr:{run.id}:attempts"
+    wait_until(lambda: redis.hget(attempts, late) == b"stale", timeout=10, what="the late one hears of it")
+    bench.open_gate()
     bench.assert_right(run, "crash")
-    assert f"{task_with('crash')}-a1" not in run.events("committed")
+    assert late not in run.events("committed")
     assert bench.marked("executed") == 2
-    wait_until(lambda: not is_alive(stopped), timeout=10, what="its work-horse ends")
 
 
 def test_an_attempt_that_was_lost_and_comes_back_first_wins(workers: Workers, bench: Bench) -> None:
@@ -468,24 +462,21 @@ def test_a_map_whose_segment_vanished_runs_again(workers: Workers, bench: Bench,
     assert {"s0-m0000-a2", "s0-m0004-a2"} <= set(run.events("committed"))
 
 
-@pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
-def test_a_map_whose_segment_is_damaged_runs_again(damage: str, workers: Workers, bench: Bench, redis: Any) -> None:
+def test_maps_whose_segments_are_damaged_run_again(workers: Workers, bench: Bench, redis: Any) -> None:
+    """One has a bit flipped, one lost its end, one everything."""
     workers.start(2)
     bench.write(5, "gate")
     run = bench.start("slow", gate="gate")
     run.wait_until(lambda facts: facts.phases[0].committed == 4, what="all maps but one are committed")
-    shuffle = shuffle_hash(redis, run, "1.1.0")
-    data = redis.hget(shuffle, "1.1.0")
-    middle = len(data) // 2
-    damaged = {
-        "a bit": data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :],
-        "the end": data[:-3],
-        "all": b"",
-    }
-    redis.hset(shuffle, "1.1.0", damaged[damage])
+    for field in ("0.1.0", "1.1.0", "3.1.0"):
+        shuffle = shuffle_hash(redis, run, field)
+        data = redis.hget(shuffle, field)
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+        redis.hset(shuffle, field, {"0": flipped, "1": data[:-3], "3": b""}[field[0]])
     bench.open_gate()
     bench.assert_right(run, "slow")
-    assert run.events("reopened") == ["s0-m0001"]
+    assert sorted(run.events("reopened")) == ["s0-m0000", "s0-m0001", "s0-m0003"]
 
 
 def test_a_whole_shuffle_hash_may_vanish_while_reduces_run(workers: Workers, bench: Bench, redis: Any) -> None:
@@ -495,19 +486,6 @@ def test_a_whole_shuffle_hash_may_vanish_while_reduces_run(workers: Workers, ben
     run.wait_until(lambda facts: facts.phase == 1 and facts.running, what="reduces run")
     redis.delete(f"rqmr:{run.id}:s0:shuffle:0", f"rqmr:{run.id}:s0:shuffle:1")
     bench.assert_right(run, "slow")
-
-
-def test_winners_that_redis_lost_are_made_again(workers: Workers, bench: Bench, state: Callable[[Run], State]) -> None:
-    workers.start(2)
-    bench.write(5, "gate")
-    run = bench.start("slow", gate="gate")
-    run.wait_until(lambda facts: facts.phases[0].committed == 4, what="all maps but one are committed")
-    winners = state(run).winners(state(run).spec.phases[0])
-    state(run).reopen(*winners[TaskId.parse("s0-m0003")])
-    state(run).reopen(*winners[TaskId.parse("s0-m0003")])
-    bench.open_gate()
-    bench.assert_right(run, "slow")
-    assert run.events("reopened") == ["s0-m0003"], "reopened once, though asked twice"
 
 
 def test_tickets_that_rq_lost_are_missed_and_issued_again(workers: Workers, bench: Bench, redis: Any) -> None:
@@ -588,7 +566,7 @@ def test_the_loser_against_a_backup_leaves_at_its_next_record(workers: Workers, 
     workers.start(2)
     bench.write(6)
     (bench.inputs / "00.txt").write_text("late\n" + "word\n" * 6)
-    run = bench.start("slow", seconds=0.02, straggle="late", straggle_seconds=3.5)
+    run = bench.start("slow", seconds=0.02, straggle="late", straggle_seconds=2.6)
     bench.assert_right(run, "slow")
     assert run.events("backed up") == ["s0-m0000-a1"]
     wait_until(lambda: not any(map(workers.horses_of, workers.processes)), timeout=5, what="all work-horses have left")
@@ -606,7 +584,7 @@ def test_a_run_survives_a_work_horse_or_worker_killed_every_moment(workers: Work
     bench.write(12, lines=6)
     run = bench.start("slow", seconds=0.05, reduce_seconds=0.001)
     killed = 0
-    while not run._future.done() and killed < 8:
+    while not run._future.done() and killed < 5:
         time.sleep(chance.uniform(0.05, 0.4))
         worker = chance.choice([each for each in workers.processes if each.poll() is None])
         horses = workers.horses_of(worker)

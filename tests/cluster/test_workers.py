@@ -321,7 +321,7 @@ def test_no_ticket_of_a_run_that_succeeds_is_left_with_rq_or_fails_there(
     two_workers: Workers, redis: Any, words: list[Path], tmp_path: Path
 ) -> None:
     config = Config(workers=0, reducers=2, split_bytes=4 << 10)
-    for number in range(10):
+    for number in range(6):
         rqmr.run(
             str(JOBS / "slow.py"), words, config=config, output=tmp_path / f"out{number}", redis_url=two_workers.url
         )

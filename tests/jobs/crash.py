@@ -9,10 +9,9 @@ import ctypes
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterable, Iterator
 
-from marks import count, first
+from marks import count, first, wait_for
 
 from rqmr import Job
 
@@ -23,14 +22,15 @@ class Crash(Job):
     times: int = 0
     how: str = "exit"  # exit, kill, segfault, stop, hold; error, quit, interrupt, odd
     where: str = "map"  # or reduce
-    seconds: float = 0.0  # that each record takes
+    gate: str = ""  # a word: who meets it waits until there is a file "open"
 
     def mapper(self, source: str, line: str) -> Iterator[tuple[str, int]]:
-        time.sleep(self.seconds)
         self.count("seen", "lines")
         for word in line.lower().split():
             if word == self.at and self.where == "map":
                 self.crash()
+            if word == self.gate and self.marks:
+                wait_for(self.marks, "open")
             self.count("seen", "words")
             yield word, 1
 
@@ -60,7 +60,7 @@ class Crash(Job):
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def hold(self) -> None:
-        ctypes.PyDLL(None).usleep(2_500_000)  # unlike CDLL, it keeps the interpreter to itself: no heartbeat
+        ctypes.PyDLL(None).usleep(1_800_000)  # unlike CDLL, it keeps the interpreter to itself: no heartbeat
 
     def error(self) -> None:
         raise ValueError("this is the job's own error")

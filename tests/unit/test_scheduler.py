@@ -142,11 +142,11 @@ def test_nothing_is_decided_for_a_run_that_has_ended(state):
 @pytest.mark.parametrize(
     ("workers", "pending", "there", "wanted"),
     [
-        (0, 100, 0, 4),  # nobody listens yet: some for who joins
-        (1, 100, 0, 6),
-        (8, 100, 0, 20),
-        (8, 100, 15, 5),  # filled up
-        (8, 100, 20, 0),  # full
+        (0, 100, 0, 2),  # nobody listens yet: some for who joins
+        (1, 100, 0, 2),  # the only one is busy
+        (8, 100, 0, 9),
+        (8, 100, 5, 4),  # filled up
+        (8, 100, 9, 0),  # full
         (8, 100, 90, 0),  # more than full: tickets are not taken back
         (8, 3, 0, 3),  # no more than there are tasks
         (8, 3, 3, 0),
@@ -155,7 +155,7 @@ def test_nothing_is_decided_for_a_run_that_has_ended(state):
     ],
 )
 def test_the_window_is_filled_up(workers, pending, there, wanted):
-    """A few tickets for each listening worker and some more, but never more than tasks that wait."""
+    """A ticket for each worker that is free and some more, but never more than tasks that wait; one worker is busy."""
     told = facts(attempt(0), maps=200, workers=workers, pending=(pending, 0), tickets=outstanding(there))
 
     assert enqueued(told) == wanted
@@ -165,7 +165,7 @@ def test_the_policy_sets_the_window():
     """Its numbers, and no others."""
     told = facts(maps=200, workers=3, pending=(100, 0))
 
-    assert enqueued(told, Policy(tickets_per_worker=10, tickets_beyond=1)) == 31
+    assert enqueued(told, Policy(tickets_beyond=5)) == 8
 
 
 def test_a_reopened_map_gets_a_ticket():
