@@ -281,10 +281,12 @@ class _Ended(BaseException):
 def _signals() -> Iterator[None]:
     """Let the first signal unwind the run; those that follow are ignored, until the process ends."""
 
+    has_terminal = os.isatty(2)
+
     def unwind(number: int, frame: FrameType | None) -> None:
         for each in handled:
             signal.signal(each, signal.SIG_IGN)
-        if number == signal.SIGHUP:  # the terminal is gone, and whoever writes to it would fail
+        if has_terminal and number == signal.SIGHUP:  # it is gone, and whoever writes to it would fail
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, 1)
             os.dup2(nothing, 2)

@@ -60,9 +60,15 @@ class Dispatch:
         return [name for name, position in zip(names, pipe.execute(), strict=True) if position is None]
 
     def drop(self, tickets: Iterable[str]) -> None:
-        """Take tickets out of the queue. One that a worker has popped already claims nothing and ends."""
+        """Take tickets out of the queue.
+
+        Only those that are still in it: RQ writes the hash of one that a worker has popped again, in part, if it is
+        gone, and then fails it. Such a ticket claims nothing, and leaves nothing when it ends.
+        """
+        names = list(tickets)
         pipe = self._client.pipeline(transaction=False)
-        for name in tickets:
-            pipe.lrem(self._queue.key, 1, name)
-            pipe.unlink(RQJob.key_for(name))
-        pipe.execute()
+        for name in names:
+            pipe.lrem(self._queue.key, 0, name)
+        removed = [RQJob.key_for(name) for name, count in zip(names, pipe.execute(), strict=True) if count]
+        if removed:
+            self._client.unlink(*removed)
