@@ -220,9 +220,9 @@ def _local(request: Request, stack: ExitStack) -> Local | None:
 
 def _prepare(output: Output, request: Request, local: Local | None, stack: ExitStack) -> None:
     """Make the stage, and see that it goes, whatever happens to this process."""
-    output.prepare(overwrite=request.overwrite)
     stack.enter_context(closing(output))
     stack.callback(output.discard)
+    output.prepare(overwrite=request.overwrite)
     if local is not None:
         local.remove_on_death(output.directory if request.temporary else output.stage)
         for path in output.made:

@@ -280,7 +280,6 @@ class _Ended(BaseException):
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """Let the first signal unwind the run; those that follow are ignored, until the process ends."""
-
     has_terminal = os.isatty(2)
 
     def unwind(number: int, frame: FrameType | None) -> None:

@@ -50,7 +50,7 @@ class Local:
         self._prefix = f"rqmr-{secrets.token_hex(3)}"
         self._owner = os.getpid()
         self._supervisor: subprocess.Popen[bytes] | None = None
-        self._directory = Path()
+        self._directory = choose_directory()
         self._unread = b""
         self._is_ready = self._is_over = False
         self._problem = ""
@@ -58,7 +58,11 @@ class Local:
         self._logs = Logs()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # also a signal's, which may come at any line
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +75,7 @@ class Local:
             RedisError: there is no server to start.
         """
         binary = find_server() if self._url is None else None
-        self._directory = make_directory()
+        self._directory.mkdir(mode=0o700)
         with (self._directory / "supervisor.log").open("wb") as errors:
             self._supervisor = subprocess.Popen(
                 # By its path, and with no directory put on sys.path: a queue.py of the user's must not be found.
@@ -129,17 +133,17 @@ class Local:
 
     def close(self) -> None:
         """End the workers and the server, and return when they have ended. A second call does nothing."""
-        supervisor = self._supervisor
-        if supervisor is None or os.getpid() != self._owner:  # a fork of the owner has no say
+        if os.getpid() != self._owner:  # a fork of the owner has no say
             return
-        self._say({"bye": True})
-        self._supervisor = None
-        with supervisor:
-            assert supervisor.stdin
-            supervisor.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                supervisor.wait(CLOSE_SECONDS)
-            supervisor.kill()  # where that wasn't enough
+        if self._supervisor is not None:
+            self._say({"bye": True})
+            supervisor, self._supervisor = self._supervisor, None
+            with supervisor:
+                assert supervisor.stdin
+                supervisor.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    supervisor.wait(CLOSE_SECONDS)
+                supervisor.kill()  # where that wasn't enough
         self._logs.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -260,12 +264,11 @@ class Tail:
         return [line.decode(errors="replace").rstrip("\r") for line in lines]
 
 
-def make_directory() -> Path:
-    """Make a directory that only this user can enter, with a path short enough for a socket in it."""
+def choose_directory() -> Path:
+    """Return a path that nothing has, short enough for a socket below it."""
+    name = f"rqmr-{secrets.token_hex(8)}"
     base = tempfile.gettempdir()
-    if len(os.fsencode(f"{base}/rqmr-12345678/r.sock")) > SOCKET_PATH_BYTES:
-        base = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="rqmr-", dir=base))
+    return Path("/tmp" if len(os.fsencode(f"{base}/{name}/r.sock")) > SOCKET_PATH_BYTES else base, name)
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:
