@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Min, Sum, Top
 from rqmr.errors import RefusedError, RqmrError, RunFailed
 from rqmr.job import Job, Step
-from rqmr.readers import Csv, JsonLines, Lines, Reader, Whole
+from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole
 
 if TYPE_CHECKING:
     from rqmr.api import Result, run
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aggregator",
+    "Block",
     "Collect",
     "Config",
     "Count",

@@ -141,6 +141,8 @@ class Mean(Aggregator):
 class Top(Aggregator):
     """The `k` greatest values, greatest first. Give pairs such as (count, word) to say what greatest means."""
 
+    grows = True
+
     def __init__(self, k: int) -> None:
         if k < 1:
             raise ValueError(f"Top({k}): k must be at least 1")

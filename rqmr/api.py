@@ -19,12 +19,13 @@ from rqmr.config import Config
 from rqmr.connection import check_server, connect, hide_password
 from rqmr.dispatch import Dispatch
 from rqmr.driver import Driver, Observer
-from rqmr.errors import RefusedError, RunFailed
+from rqmr.errors import InputError, JobError, RefusedError, RunFailed
 from rqmr.inline import run_inline
 from rqmr.inputs import Source, expand, source_of
 from rqmr.job import Job
+from rqmr.loader import is_loading
 from rqmr.local import Local
-from rqmr.model import Event, Facts, Header, Summary, new_run_id
+from rqmr.model import Event, Facts, Failure, Header, Summary, new_run_id
 from rqmr.output import Output, read_records
 from rqmr.plan import default_workers, plan, program
 
@@ -154,6 +155,8 @@ def run(
         RefusedError: the job, its parameters, the input, the output or Redis isn't fit to begin; nothing was done.
         RunFailed: the run failed; `failure` says why.
     """
+    if is_loading():
+        raise JobError("rqmr.run is called while a job's file is imported; put it below: if __name__ == '__main__':")
     config = config or Config()
     form = config.format or "jsonl"
     temporary = tempfile.TemporaryDirectory(prefix="rqmr-out-") if output is None else None
@@ -194,7 +197,7 @@ def execute(request: Request, view: View) -> Summary:
             sources = _with_stdin(request.inputs, output.stage)
         workers = request.local_workers or (server.listening if server else 0) or default_workers()
         made = plan(made_program, sources, request.config, workers=workers, stage_in=output.directory, run=run)
-        description = server.description if server else "none: inline, in this process"
+        description = server.description if server else "this process, inline"
         view.begin(Header(run, made.spec.job, description, request.config.queue, str(made), made.input_bytes))
         if server is None:
             return run_inline(made, output)
@@ -257,8 +260,7 @@ class _Watched:
             for worker, line in self._local.new_lines():
                 self._print(worker, line)
             for event in self._local.events():
-                if "worker_died" in event:
-                    self._view.note(f"worker {event['worker_died']} died ({event['status']}) and is started again")
+                self._tell(event)
         self._view.update(facts, events)
 
     def drain(self) -> None:
@@ -266,6 +268,17 @@ class _Watched:
         if self._local is not None:
             for worker, line in self._local.drain():
                 self._print(worker, line)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        match event:
+            case {"worker_died": name, "status": status}:
+                self._view.note(f"worker {name} died ({status}) and is started again")
+            case {"server_died": status, "log": log}:
+                raise RunFailed(Failure(f"the private server ended with status {status}; its last words: {log}"))
+            case {"supervisor_died": status}:
+                raise RunFailed(Failure(f"the supervisor of the local workers ended with status {status}"))
+            case {"error": text}:
+                raise RunFailed(Failure(f"the local workers can't run: {text}"))
 
     def _print(self, worker: str, line: str) -> None:
         self.tail.append(f"{worker} | {line}")
@@ -275,6 +288,8 @@ class _Watched:
 
 def _with_stdin(inputs: Sequence[str | os.PathLike[str]], stage: Path) -> list[Source]:
     """Keep stdin in the stage, so that workers can read it in pieces and again."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed; give files, or pipe something in")
     spool = stage / "stdin"
     with spool.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)

@@ -268,7 +268,12 @@ def weight(value: Any) -> int:
         return 64 + sum(map(weight, value))
     if kind is dict:
         return 64 + sum(weight(key) + weight(element) for key, element in value.items())
-    return 32
+    if kind in _SCALARS:
+        return 32
+    try:
+        return 64 + 2 * len(_encode(value))
+    except (TypeError, ValueError, OverflowError):
+        return 64  # it can't be carried, which is told when it is written
 
 
 def shorten(value: Any, limit: int = 200) -> str:

@@ -16,7 +16,8 @@ Client = Any  # redis-py's own annotations give each reply as "now or awaitable"
 #: Seconds for one reply. redis-py repeats a command that gets none, so every write of rqmr can be repeated.
 _SOCKET_SECONDS = 5
 _CONNECT_SECONDS = 5
-#: A server that is paused or restarted for some 10 s is waited for.
+#: A server that is paused or restarted for some 10 s is waited for. No health checks: every command can be repeated
+#: anyway, and redis-py would nest their retries in those of the command.
 _RETRIES = 8
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 
@@ -96,6 +97,5 @@ def _options() -> dict[str, Any]:
     return {
         "socket_timeout": _SOCKET_SECONDS,
         "socket_connect_timeout": _CONNECT_SECONDS,
-        "health_check_interval": 30,
         "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=3), _RETRIES),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -11,7 +12,7 @@ from typing import Protocol
 
 import redis
 
-from rqmr.connection import Client
+from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
 from rqmr.errors import RunCancelled, RunFailed
 from rqmr.model import Event, Facts, Failure, RunState, Summary
@@ -33,6 +34,7 @@ class Driver:
     """Drives one run from its creation to its collected output."""
 
     def __init__(self, client: Client, plan: Plan, output: Output, observer: Observer) -> None:
+        self._client = client
         self._plan = plan
         self._output = output
         self._observer = observer
@@ -64,8 +66,8 @@ class Driver:
         touch_every = self._plan.spec.keep_ms / 4000
         touched = time.monotonic()
         while True:
-            self._state.drive(self._name, lease_ms=self._plan.spec.lease_ms)
-            facts = tick(self._state, self._dispatch)
+            drives = self._state.drive(self._name, lease_ms=self._plan.spec.lease_ms) is not None
+            facts = tick(self._state, self._dispatch) if drives else self._state.facts()
             self._check(facts)
             assert facts is not None
             self._position, events = self._state.events(self._position)
@@ -89,17 +91,20 @@ class Driver:
     def _collect(self, began: float) -> Summary:
         outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in self._plan.spec.phases]
         paths = self._output.collect(parts_of(outcomes[-1]))
-        self._state.finish(RunState.SUCCEEDED)
+        with contextlib.suppress(redis.RedisError):  # the output is whole, whatever Redis says now
+            self._state.finish(RunState.SUCCEEDED)
         return summarize(self._plan, outcomes, paths, time.monotonic() - began)
 
     def _clean_up(self) -> None:
         """End the run if it hasn't, take its tickets out of the queue, and remove its keys."""
-        try:
-            self._state.finish(RunState.CANCELLED)
-            self._dispatch.drop(self._state.tickets())
-            self._state.unlink()
-        except redis.RedisError:
-            pass  # every key has a TTL
+        client = clone(self._client, patient=False)  # whoever pressed Ctrl-C doesn't want to wait for a dead server
+        state = State(client, self._plan.spec.run)
+        state.adopt(self._plan.spec)
+        with contextlib.suppress(redis.RedisError):  # every key has a TTL
+            state.finish(RunState.CANCELLED)
+            Dispatch(client, self._plan.spec.queue).drop(state.tickets())
+            state.unlink()
+        client.close()
 
 
 def _pause(age: float) -> float:

@@ -78,6 +78,10 @@ class AttemptEnded(RqmrError):
     """This attempt's work isn't wanted any more: another one won, or the run has ended. Not an error of anyone."""
 
 
+class StoreError(RqmrError):
+    """Redis failed while a task wrote or read segments. The machine's fault, so it isn't charged to the code."""
+
+
 class PhaseReopened(RqmrError):
     """The phase before has to run a task again first; this attempt gives its task back. Not an error of anyone."""
 

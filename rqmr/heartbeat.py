@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import redis
 
 from rqmr.connection import clone
-from rqmr.model import Claim
+from rqmr.model import Claim, Progress
 from rqmr.state import State
 from rqmr.tasks import Place
 
@@ -64,7 +64,7 @@ class Heartbeat:
                 continue
             claim, place = attempt
             try:
-                wanted = self._state.renew(claim, worker=self._worker, host=self._host, progress=place.progress())
+                wanted = self._state.renew(claim, worker=self._worker, host=self._host, progress=_progress(place))
             except redis.RedisError:
                 continue  # the next beat may get through; if none does, the lease runs out, as it should
             if not wanted and self._attempt is attempt:
@@ -79,3 +79,10 @@ class Heartbeat:
                 return
             if time.monotonic() > deadline and self._own_process:
                 os._exit(1)
+
+
+def _progress(place: Place) -> Progress:
+    try:
+        return place.progress()
+    except Exception:  # it asks what the job's own reader made; that must not stop the heart
+        return Progress()

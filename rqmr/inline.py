@@ -41,7 +41,7 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
     source = plan.splits[task.index] if task.kind == Kind.MAP else _Segments(shuffled, task.index)
     sink = _Sink(written, task.index)
     try:
-        return Task(plan.spec, plan.program.job, task, Place(), sink, f"{task}-a1").run(source)
+        return Task(plan.spec, plan.program.new_job(), task, Place(), sink, f"{task}-a1").run(source)
     except RecordError as error:
         raise RunFailed(structs.replace(error.failure, task=str(task))) from error.__cause__
 

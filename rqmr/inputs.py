@@ -62,7 +62,10 @@ def _paths(given: str) -> list[str]:
     for match in [given] if os.path.lexists(given) else _matches(given):
         paths += (path for _, files in _walk(match) for path in files) if Path(match).is_dir() else [match]
     if not paths:
-        raise InputError(f"no file matches {_readable(given)!r} in {Path.cwd()}; give names in . or _ themselves")
+        raise InputError(
+            f"no file matches {_readable(given)!r} (looked from {Path.cwd()}); names that "
+            f"begin with . or _ are read only when they are given themselves"
+        )
     return paths
 
 

@@ -175,6 +175,8 @@ def _check_functions(which: str, step: Step) -> None:
         raise JobError(f"{which.format('mapper')} is not a function but {step.mapper!r}")
     if step.partitioner is not None and not callable(step.partitioner):
         raise JobError(f"{which.format('partitioner')} is not a function but {step.partitioner!r}")
+    if isinstance(step.reducer, Aggregator) and step.combiner is not None:
+        raise JobError(f"{which.format('combiner')} is of no use: {type(step.reducer).__name__} combines by itself")
     for role, function in (("reducer", step.reducer), ("combiner", step.combiner)):
         if isinstance(function, type) and issubclass(function, Aggregator):
             raise JobError(f"{which.format(role)} is a class; write {function.__name__}()")
@@ -206,9 +208,9 @@ def _convert(job: type[Job], name: str, value: Any, annotation: Any) -> Any:
         value = [value]  # a name that was given once
     try:
         return msgspec.convert(value, annotation, strict=False, dec_hook=lambda kind, given: kind(given))
-    except (msgspec.ValidationError, ValueError, TypeError) as error:
+    except (msgspec.ValidationError, ValueError, TypeError):
         raise ParameterError(
-            f"{job.__name__}'s parameter {name!r} must be {_spell(annotation)}, not {value!r}: {error}"
+            f"{job.__name__}'s parameter {name!r} must be {_spell(annotation)}, not {value!r}"
         ) from None
 
 

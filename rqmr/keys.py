@@ -6,7 +6,7 @@ all keys of a run but its code are unlinked when its result has been collected.
     rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
     rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number
     rqmr:{run}:splits                   hash    map task's index -> its split
-    rqmr:{run}:pending                  zset    task -> place in line (see `place`)
+    rqmr:{run}:pending                  zset    task -> rank in line (see `rank`)
     rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
     rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
     rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, …
@@ -30,12 +30,12 @@ from rqmr.model import AttemptId, Phase, TaskId
 PHASE_STRIDE = 2**32
 
 
-def place(phase_number: int, index: int, *, urgent: bool = False) -> int:
+def rank(phase_number: int, index: int, *, urgent: bool = False) -> int:
     """Return a task's score in the pending line: earlier phases first, in each the urgent ones, then by index."""
     return phase_number * PHASE_STRIDE + index - (PHASE_STRIDE // 2 if urgent else 0)
 
 
-def places_of(phase_number: int) -> tuple[int, int]:
+def ranks_of(phase_number: int) -> tuple[int, int]:
     """Return the lowest score that a task of the phase can have, and the lowest of the next phase."""
     half = PHASE_STRIDE // 2
     return phase_number * PHASE_STRIDE - half, (phase_number + 1) * PHASE_STRIDE - half

@@ -156,6 +156,11 @@ def load(package: Package, class_name: str | None = None) -> type[Job]:
     return next(iter(jobs.values()))
 
 
+def is_loading() -> bool:
+    """Whether a package is being imported just now."""
+    return _Importer.loading
+
+
 def unload() -> None:
     """Let go of the package that was loaded last, and give its modules' names back to those who had them."""
     _Importer.deactivate()
@@ -175,6 +180,7 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Imports one package's modules from memory. One package is active in a process at a time."""
 
     _active: _Importer | None = None
+    loading = False
 
     def __init__(self, package: Package) -> None:
         self.package = package
@@ -188,12 +194,15 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             cls.deactivate()
             cls._active = cls(package)
             sys.meta_path.insert(0, cls._active)
+        cls.loading = True
         try:
             return importlib.import_module(package.entry)
         except (Exception, SystemExit) as error:
             path = package.modules[package.entry].path
             cls.deactivate()
             raise JobError(f"{path} can't be imported:\n{user_traceback(error)}") from error
+        finally:
+            cls.loading = False
 
     @classmethod
     def deactivate(cls) -> None:

@@ -59,6 +59,9 @@ class Phase(Struct, frozen=True):
         """The phase in keys and ids: ``s0-m``."""
         return f"s{self.step}-{self.kind}"
 
+    def __contains__(self, task: TaskId) -> bool:
+        return (task.step, task.kind) == (self.step, self.kind)
+
 
 class TaskId(Struct, frozen=True, order=True):
     """One task of a run."""

@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 
 from rqmr.config import Config
-from rqmr.errors import JobError, ParameterError, RefusedError
+from rqmr.errors import InputError, JobError, ParameterError, RefusedError
 from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
 from rqmr.loader import Package, find, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
 from rqmr.readers import check_encoding
+
+_MOST_MAPS = 200_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Program:
     job: Job
     parameters: dict[str, Any]
     package: Package
+
+    def new_job(self) -> Job:
+        """Return another instance, as each task has one of its own."""
+        return type(self.job)(**self.parameters)
 
     @property
     def short_name(self) -> str:
@@ -98,6 +104,10 @@ def plan(
     check_encoding(settings)
     total = sum(source.size for source in sources)
     splits = cut(sources, config.split_bytes or choose_split_bytes(total, workers), program.job.reader.splittable)
+    if len(splits) > _MOST_MAPS:
+        raise InputError(
+            f"that would be {len(splits):,} map tasks; more than {_MOST_MAPS:,} aren't of use: use larger splits"
+        )
     reducers = config.reducers or choose_reducers(total, workers)
     run = run or new_run_id(program.short_name)
     spec = Spec(

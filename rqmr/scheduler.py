@@ -111,8 +111,9 @@ def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
     current = facts.phases[facts.phase]
     if current.pending or not facts.median_ms:
         return
-    of_phase = [each for each in facts.running if each.id.task in _TasksOf(facts)]
-    running_backups = sum(each.id.task in facts.backups for each in of_phase if each.id.number > 1)
+    of_phase = [each for each in facts.running if each.id.task in current.phase]
+    backed_up = [each.id.task for each in of_phase if each.id.task in facts.backups]
+    running_backups = len(backed_up) - len(set(backed_up))  # where a task has two attempts, one is the backup
     free = max(1, int(current.phase.tasks * policy.backup_share)) - running_backups
     slow = [each for each in of_phase if each.id.task not in facts.backups and _is_straggler(each, facts, policy)]
     slow.sort(key=lambda each: -_expected_ms(each, facts, policy))
@@ -133,13 +134,3 @@ def _expected_ms(attempt: RunningAttempt, facts: Facts, policy: Policy) -> float
     age = facts.now_ms - attempt.started_ms
     fraction = attempt.progress.fraction
     return age / fraction if fraction >= policy.telling_fraction else age
-
-
-class _TasksOf:
-    """The tasks of the current phase, for `in`."""
-
-    def __init__(self, facts: Facts) -> None:
-        self._phase = facts.phases[facts.phase].phase
-
-    def __contains__(self, task: object) -> bool:
-        return (getattr(task, "step", None), getattr(task, "kind", None)) == (self._phase.step, self._phase.kind)

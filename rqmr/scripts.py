@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
 from rqmr.connection import Client
-from rqmr.keys import PHASE_STRIDE, RunKeys, place, segment_field
-from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress
+from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
+from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
     "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen",
@@ -16,6 +17,7 @@ NAMES = (
 )  # fmt: skip
 
 
+@cache
 def source(name: str) -> str:
     """Return a script's text."""
     return resources.files("rqmr").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
@@ -84,45 +86,49 @@ class Scripts:
     def fail(self, attempt: AttemptId, *, phase: int, max_failed: int, failure: bytes, message: str) -> str:
         """Return "FAILED", "RUN FAILED", "STALE" or "ENDED"."""
         task = attempt.task
-        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events]
-        line = place(phase, task.index)
+        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events, self._keys.backups]
+        line = rank(phase, task.index)
         return str(self._call("fail", keys, str(attempt), str(task), line, max_failed, failure, message))
 
     def expire(self, attempt: AttemptId, *, phase: int, max_lost: int, failure: bytes) -> str:
         """Return "LOST", "RUN FAILED", "ALIVE" or "ENDED"."""
         task = attempt.task
-        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events]
-        line = place(phase, task.index, urgent=True)
+        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events, self._keys.backups]
+        line = rank(phase, task.index, urgent=True)
         return str(self._call("expire", keys, str(attempt), str(task), line, max_lost, failure))
 
     def release(self, attempt: AttemptId, *, phase: int) -> str:
         """Return "RELEASED", "STALE" or "ENDED"."""
-        line = place(phase, attempt.task.index)
-        return str(self._call("release", self._of_task(attempt), str(attempt), str(attempt.task), line))
+        line = rank(phase, attempt.task.index)
+        return str(
+            self._call("release", [*self._of_task(attempt), self._keys.backups], str(attempt), str(attempt.task), line)
+        )
 
-    def reopen(self, attempt: AttemptId, outcome: Outcome, *, phase: int, max_lost: int, failure: bytes) -> str:
-        """Return "REOPENED", "RUN FAILED" or "ALREADY"."""
+    def reopen(
+        self, attempt: AttemptId, outcome: Outcome, reader: TaskId, *, phase: int, max_lost: int, failure: bytes
+    ) -> str:
+        """Return "REOPENED", "RUN FAILED" or "ALREADY"; `reader` is the task that couldn't read the segment."""
         k, task = self._keys, attempt.task
-        keys = [k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events]
-        line = place(phase, task.index, urgent=True)
+        keys = [k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader)]
         return str(
             self._call(
-                "reopen", keys, str(attempt), str(task), line, phase, outcome.records, outcome.size, max_lost, failure
+                "reopen", keys, str(attempt), str(task), rank(phase, task.index, urgent=True), phase,
+                outcome.records, outcome.size, max_lost, failure, str(reader),
             )
-        )
+        )  # fmt: skip
 
     def advance(self, number: int, phase: Phase, following: Phase | None) -> str:
         """Return "ADVANCED", "NOT YET" or "ALREADY"."""
         k = self._keys
         name, tasks = (following.name, following.tasks) if following else ("", 0)
         keys = [k.run, k.winners(phase), k.pending, k.events]
-        return str(self._call("advance", keys, number, phase.tasks, name, tasks, place(number + 1, 0)))
+        return str(self._call("advance", keys, number, phase.tasks, name, tasks, rank(number + 1, 0)))
 
     def back_up(self, attempt: AttemptId, *, phase: int, worker: str) -> str:
         """Return "BACKED UP" or "ALREADY"."""
         k, task = self._keys, attempt.task
         keys = [k.run, k.winners(task), k.pending, k.leases, k.backups, k.events]
-        return str(self._call("back_up", keys, str(attempt), str(task), worker, place(phase, task.index)))
+        return str(self._call("back_up", keys, str(attempt), str(task), worker, rank(phase, task.index)))
 
     def drive(self, driver: str, *, lease_ms: int) -> list[Any]:
         """Return ["DRIVING", epoch], ["HELD", by whom] or ["ENDED"]."""

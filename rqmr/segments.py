@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
-from rqmr.errors import AttemptEnded, PhaseReopened
+import redis
+
+from rqmr.errors import AttemptEnded, PhaseReopened, StoreError
 from rqmr.keys import segment_field
 from rqmr.model import AttemptId, Outcome, TaskId
 from rqmr.state import State
@@ -26,7 +29,7 @@ class RedisSink:
         self._step = phases[phase + 1].step if phase + 1 < len(phases) else -1
         self._waiting: dict[str, dict[str, bytes]] = {}
         self._held = 0
-        self._partitions: set[int] = set()
+        self._chunks: dict[int, int] = {}  # partition -> greatest number of a chunk
 
     def write(self, partition: int, chunk: int, data: bytes) -> None:
         """Store one chunk of the segment for a partition.
@@ -34,9 +37,8 @@ class RedisSink:
         Raises:
             AttemptEnded: the run has ended.
         """
-        self._partitions.add(partition)
-        field = segment_field(self._attempt.task.index, self._attempt.number, chunk)
-        self._waiting.setdefault(self._state.keys.shuffle(self._step, partition), {})[field] = data
+        self._chunks[partition] = max(chunk, self._chunks.get(partition, 0))
+        self._waiting.setdefault(self._state.keys.shuffle(self._step, partition), {})[self._field(chunk)] = data
         self._held += len(data)
         if self._held > _WINDOW:
             self.flush()
@@ -44,18 +46,23 @@ class RedisSink:
     def flush(self) -> None:
         """Send what is held."""
         waiting, self._waiting, self._held = self._waiting, {}, 0
-        if waiting and "ENDED" in self._state.scripts.write(waiting):
+        if not waiting:
+            return
+        with _not_charged():
+            replies = self._state.scripts.write(waiting)
+        if "ENDED" in replies:
             raise AttemptEnded(f"run {self._state.run} has ended")
 
     def discard(self) -> None:
-        """Remove all chunks that were written; for an attempt that another one has beaten."""
-        task, client = self._attempt.task, self._state.client
-        prefix = segment_field(task.index, self._attempt.number, 0).removesuffix("0")
-        for partition in self._partitions:
-            shuffle = self._state.keys.shuffle(self._step, partition)
-            number = 0
-            while client.hdel(shuffle, *(f"{prefix}{n}" for n in range(number, number + 100))) or number == 0:
-                number += 100
+        """Remove all chunks that were written; for an attempt whose output isn't wanted."""
+        pipe = self._state.client.pipeline(transaction=False)
+        for partition, last in self._chunks.items():
+            fields = [self._field(number) for number in range(last + 1)]
+            pipe.hdel(self._state.keys.shuffle(self._step, partition), *fields)
+        pipe.execute()
+
+    def _field(self, chunk: int) -> str:
+        return segment_field(self._attempt.task.index, self._attempt.number, chunk)
 
 
 class RedisSegments:
@@ -82,13 +89,24 @@ class RedisSegments:
         producers = sorted(self.winners)
         for start in range(0, len(producers), _HEADS):
             some = producers[start : start + _HEADS]
-            heads = self._state.client.hmget(self._shuffle, [self._field(producer, 0) for producer in some])
+            with _not_charged():
+                heads = self._state.client.hmget(self._shuffle, [self._field(producer, 0) for producer in some])
             yield from zip(some, heads, strict=True)
 
     def chunk(self, producer: int, number: int) -> bytes | None:
         """Return one more chunk of a producer's segment (None: missing)."""
-        data = self._state.client.hget(self._shuffle, self._field(producer, number))
+        with _not_charged():
+            data = self._state.client.hget(self._shuffle, self._field(producer, number))
         return None if data is None else bytes(data)
 
     def _field(self, producer: int, chunk: int) -> str:
         return segment_field(producer, self.winners[producer][0].number, chunk)
+
+
+@contextmanager
+def _not_charged() -> Iterator[None]:
+    # Inside a task, where any other exception is taken for the job's own.
+    try:
+        yield
+    except redis.RedisError as error:
+        raise StoreError(f"{type(error).__name__}: {error}") from error

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rqmr.errors import RedisError
-
-LOG = "server.log"
+from rqmr.supervise import SERVER_LOG
 
 
 def find_server() -> Path:
@@ -76,7 +75,7 @@ def server_command(binary: Path, directory: str, socket: str) -> list[str]:
         "maxclients": "1024",
         "databases": "16",
         "loglevel": "notice",
-        "logfile": f"{directory}/{LOG}",
+        "logfile": f"{directory}/{SERVER_LOG}",
     }
     return [str(binary), *(word for name, value in flags.items() for word in (f"--{name}", value))]
 

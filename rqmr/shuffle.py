@@ -21,6 +21,7 @@ from rqmr.job import Reducer, Step
 
 #: Pairs that are folded between two looks at the memory.
 _BATCH = 1 << 14
+_NOTHING: Any = object()
 #: What a dict's entry takes besides its key and value.
 _ENTRY = 100  # bytes
 
@@ -53,7 +54,7 @@ class Shuffler:
         self._sink = sink
         self._memory = memory
         self._table: dict[Key, Any] = {}
-        self._weighed = 0  # keys of the table whose weight is in _held
+        self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
         self._runs: dict[int, list[int]] = {}  # partition -> chunks of each run
         self.key_type = ""
@@ -66,17 +67,17 @@ class Shuffler:
             MixedKeysError: keys differ in type.
         """
         pairs = iter(pairs)
-        first = next(pairs, None)
-        if first is None:
+        first = next(pairs, _NOTHING)
+        if first is _NOTHING:
             return
         pairs = chain((first,), pairs)
         if type(first[0]) not in UNMISTAKABLE:
             pairs = same_type(pairs)
-        if self._fold is None or self._fold.grows:
-            pairs = self._weighing(pairs)
+        weighs = self._fold is None or self._fold.grows
         take = self._group if self._fold is None else self._fold.fold
         for pair in pairs:
-            take(self._table, chain((pair,), islice(pairs, _BATCH)))
+            following = self._weighed(pairs) if weighs else islice(pairs, _BATCH)
+            take(self._table, chain((pair,), following))
             self._weigh_new_keys()
             if self._held > self._memory:
                 self._spill(last=False)
@@ -94,16 +95,19 @@ class Shuffler:
             else:
                 table[key] = [value]
 
-    def _weighing(self, pairs: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
-        for pair in pairs:
+    def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
+        """Yield pairs until they are a batch or weigh too much."""
+        for pair in islice(pairs, _BATCH):
             self._held += 8 + weight(pair[1])
             yield pair
+            if self._held > self._memory:
+                return
 
     def _weigh_new_keys(self) -> None:
         # A dict keeps the order of insertion, so its new keys are its last ones.
-        for key in islice(self._table, self._weighed, None):
+        for key in islice(reversed(self._table), len(self._table) - self._keys_weighed):
             self._held += _ENTRY + weight(key)
-        self._weighed = len(self._table)
+        self._keys_weighed = len(self._table)
 
     def _spill(self, *, last: bool) -> None:
         table = self._combined()
@@ -118,7 +122,7 @@ class Shuffler:
         for partition, keys in by_partition.items():
             self._write_run(partition, keys, [table[key] for key in keys], last=last)
         self._table.clear()
-        self._held = self._weighed = 0
+        self._held = self._keys_weighed = 0
 
     def _combined(self) -> dict[Key, Any]:
         combiner = self._step.combiner
@@ -176,7 +180,7 @@ class Shuffler:
         self._sink.write(partition, 0 if last else number + written, seal(held, tuple(runs) if last else ()))
 
 
-class _Run:
+class _SortedRun:
     """One sorted run, of which one chunk at a time is decoded."""
 
     def __init__(self, chunks: Iterable[Callable[[], tuple[list[Key], list[Any]]]]) -> None:
@@ -218,7 +222,7 @@ class _Run:
             yield self._items[self._at - 1]
 
 
-def merge(runs: Iterable[_Run]) -> Iterator[tuple[Key, Iterator[Any]]]:
+def merge(runs: Iterable[_SortedRun]) -> Iterator[tuple[Key, Iterator[Any]]]:
     """Yield each key, ascending, with its items in the order of the runs. An iterator ends when the next key is asked.
 
     What is less than the last loaded key of every unfinished run is complete and can go. When that is nothing, one
@@ -262,13 +266,13 @@ class SegmentReader:
         """
         return merge([run for producer, head in self._segments.heads() for run in self._open(producer, head)])
 
-    def _open(self, producer: int, head: bytes | None) -> Iterator[_Run]:
+    def _open(self, producer: int, head: bytes | None) -> Iterator[_SortedRun]:
         runs = self._checked(producer, head, lambda stored: unseal(stored).runs)
         total = sum(runs)
         self.chunks += total
         numbers = iter([*range(1, total), 0])
         for length in runs:
-            yield _Run([self._loader(producer, number, head) for number in islice(numbers, length)])
+            yield _SortedRun([self._loader(producer, number, head) for number in islice(numbers, length)])
 
     def _loader(self, producer: int, number: int, head: bytes | None) -> Callable[[], tuple[list[Key], list[Any]]]:
         def load() -> tuple[list[Key], list[Any]]:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from rqmr import keys
 from rqmr.connection import Client
-from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError
+from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError, StoreError
 from rqmr.keys import RunKeys
 from rqmr.model import (
     PROTOCOL,
@@ -57,14 +57,15 @@ class State:
         k = self.keys
         now = _ms(self.client.time())
         pipe = self.client.pipeline(transaction=False)
-        pipe.set(keys.code(spec.code), package, px=spec.keep_ms)
+        pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
+        pipe.pexpire(keys.code(spec.code), spec.keep_ms, gt=True)  # another run may need it for longer
         tasks = spec.tasks(0)
         for start in range(0, len(splits), _BATCH):
             some = tasks[start : start + _BATCH]
             pipe.hset(k.splits, mapping={task.index: _pack(splits[task.index]) for task in some})
-            pipe.zadd(k.pending, {str(task): keys.place(0, task.index) for task in some})
-        pipe.pexpire(k.splits, spec.keep_ms)
-        pipe.pexpire(k.pending, spec.keep_ms)
+            pipe.zadd(k.pending, {str(task): keys.rank(0, task.index) for task in some})
+            pipe.pexpire(k.splits, spec.keep_ms)
+            pipe.pexpire(k.pending, spec.keep_ms)
         fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
         pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": _pack(spec)})
         pipe.pexpire(k.run, spec.keep_ms)
@@ -122,9 +123,10 @@ class State:
     def touch(self) -> None:
         """Let every key of the run live for another `keep`."""
         pipe = self.client.pipeline(transaction=False)
-        for name in [*self.keys.all(self.spec.phases), keys.code(self.spec.code)]:
+        for name in self.keys.all(self.spec.phases):
             if name != self.keys.driver:
                 pipe.pexpire(name, self.spec.keep_ms)
+        pipe.pexpire(keys.code(self.spec.code), self.spec.keep_ms, gt=True)
         pipe.execute()
 
     def unlink(self) -> None:
@@ -167,7 +169,7 @@ class State:
         Raises:
             AttemptEnded: another attempt won, or the run has ended.
             MixedKeysError: the keys of other tasks have another type.
-            RqmrError: segments that were written are gone.
+            StoreError: segments that were written are gone.
         """
         phase = self.spec.phase_of(claim.attempt.task)
         partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
@@ -178,7 +180,7 @@ class State:
                 f"in others {reply[1]}"
             )
         if reply[0] == "MISSING":
-            raise RqmrError(f"{claim.attempt}: a segment that was written is gone from Redis")
+            raise StoreError(f"{claim.attempt}: a segment that was written is gone from Redis")
         if reply[0] != "COMMITTED":
             raise AttemptEnded(f"{claim.attempt} is {reply[0].lower()}")
         return int(reply[1]) >= self.spec.phases[phase].tasks
@@ -208,12 +210,14 @@ class State:
         """Let go of an attempt's task, uncharged; return the script's word."""
         return self.scripts.release(attempt, phase=self.spec.phase_of(attempt.task))
 
-    def reopen(self, attempt: AttemptId, outcome: Outcome) -> str:
-        """Let a winner's task run again since its segment is lost; return the script's word."""
+    def reopen(self, attempt: AttemptId, outcome: Outcome, reader: TaskId) -> str:
+        """Let a winner's task run again, since `reader` couldn't read its segment; return the script's word."""
         message = f"the segments of task {attempt.task} were lost {self.spec.max_lost} times; does Redis evict keys?"
         phase = self.spec.phase_of(attempt.task)
         failure = Failure(message, task=str(attempt.task))
-        return self.scripts.reopen(attempt, outcome, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure))
+        return self.scripts.reopen(
+            attempt, outcome, reader, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure)
+        )
 
     def advance(self, number: int) -> str:
         """Pass the barrier behind a phase if it is complete; return the script's word."""
@@ -257,6 +261,11 @@ class State:
         if numbers := [ticket.rpartition("-t")[2] for ticket in tickets]:
             self.client.zrem(self.keys.tickets, *numbers)
 
+    def keep_tickets(self, tickets: Iterable[str]) -> None:
+        """Let tickets that are still queued count as issued now, so that they aren't looked for again at once."""
+        if numbers := [ticket.rpartition("-t")[2] for ticket in tickets]:
+            self.client.zadd(self.keys.tickets, dict.fromkeys(numbers, _ms(self.client.time())), xx=True)
+
     def _ticket(self, number: int | str) -> str:
         return f"{self.run}-t{number}"
 
@@ -272,7 +281,7 @@ class State:
         pipe.zrange(k.tickets, 0, -1, withscores=True)
         pipe.hkeys(k.backups)
         for number, phase in enumerate(phases):
-            low, high = keys.places_of(number)
+            low, high = keys.ranks_of(number)
             pipe.hlen(k.winners(phase))
             pipe.zcount(k.pending, low, high - 1)
             pipe.hgetall(k.totals(phase))
@@ -281,18 +290,18 @@ class State:
         if state is None:
             return None
         running = self._running([(AttemptId.parse(attempt.decode()), int(deadline)) for attempt, deadline in leases])
-        told = [(phase, at, rest[4 * n : 4 * n + 4]) for n, (phase, at) in enumerate(zip(phases, started, strict=True))]
-        durations = told[min(int(current), len(phases) - 1)][2][3]
+        told = [rest[start : start + 4] for start in range(0, len(rest), 4)]  # for each phase
+        durations = told[min(int(current), len(phases) - 1)][3]
         return Facts(
             now_ms=_ms(time),
             state=RunState(state.decode()),
             phase=int(current),
             started_ms=int(started[0] or 0),
-            phases=tuple(_phase_facts(*each, running) for each in told),
+            phases=tuple(_phase_facts(*each, running) for each in zip(phases, started, told, strict=True)),
             running=tuple(running),
             tickets={self._ticket(ticket.decode()): int(at) for ticket, at in tickets},
             backups=frozenset(TaskId.parse(task.decode()) for task in backups),
-            median_ms=int(statistics.median(map(int, durations))) if durations else 0,
+            median_ms=max(1, int(statistics.median(map(int, durations)))) if durations else 0,
             failure=msgspec.msgpack.decode(failure, type=Failure) if failure else None,
             workers=workers,
         )
@@ -348,7 +357,7 @@ def _running(attempt: AttemptId, deadline: int, told: dict[bytes, bytes]) -> Run
 
 def _phase_facts(phase: Phase, started: bytes | None, told: Any, running: Sequence[RunningAttempt]) -> PhaseFacts:
     committed, pending, totals, _ = told
-    of_phase = [each for each in running if (each.id.task.step, each.id.task.kind) == (phase.step, phase.kind)]
+    of_phase = [each for each in running if each.id.task in phase]
     return PhaseFacts(
         phase=phase,
         committed=committed,

@@ -168,15 +168,15 @@ class Server:
         return False
 
 
-class Place:
-    """A place for one worker: the process in it or, when that has ended, the time for the next."""
+class Slot:
+    """A slot for one worker: the process in it or, when that has ended, the time for the next."""
 
     def __init__(self, label: str) -> None:
         self.name = self._label = label
         self.pid = 0
         self._generation = 0
         self._delay = FIRST_DELAY_SECONDS
-        self._filled_at = self.due = time.monotonic()  # `due`: when an empty place is filled again
+        self._filled_at = self.due = time.monotonic()  # `due`: when an empty slot is filled again
 
     def fill(self, order: Order) -> str:
         """Start a worker here; return the path of its log."""
@@ -210,7 +210,7 @@ class Supervisor:
         self._parent = parent
         self._order = order
         self._server: Server | None = None
-        self._places = [Place(f"{order.prefix}-w{number}") for number in range(1, order.workers + 1)]
+        self._slots = [Slot(f"{order.prefix}-w{number}") for number in range(1, order.workers + 1)]
         self._was_terminated = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
@@ -244,23 +244,23 @@ class Supervisor:
                 self._parent.tell(server_died=status, log=self._server.last_words)
                 return
             self._bury_the_dead()
-            for place in self._places:
-                if not place.pid and time.monotonic() >= place.due:
-                    log = place.fill(self._order)
-                    self._parent.tell(worker=place.name, pid=place.pid, log=log)
+            for slot in self._slots:
+                if not slot.pid and time.monotonic() >= slot.due:
+                    log = slot.fill(self._order)
+                    self._parent.tell(worker=slot.name, pid=slot.pid, log=log)
             self._parent.listen(TICK_SECONDS)
 
     def _bury_the_dead(self) -> None:
-        for place in self._places:
-            if (status := place.reap()) is not None:
-                end_sessions({place.pid})  # its work-horse may have outlived it
-                self._parent.tell(worker_died=place.name, pid=place.pid, status=status)
-                place.empty()
+        for slot in self._slots:
+            if (status := slot.reap()) is not None:
+                end_sessions({slot.pid})  # its work-horse may have outlived it
+                self._parent.tell(worker_died=slot.name, pid=slot.pid, status=status)
+                slot.empty()
 
     def _end(self) -> None:
         if not self._server:
             self._let_workers_sign_off()
-        end_sessions({place.pid for place in self._places if place.pid})
+        end_sessions({slot.pid for slot in self._slots if slot.pid})
         if self._server:
             self._server.kill()
         shutil.rmtree(self._order.directory, ignore_errors=True)
@@ -275,11 +275,11 @@ class Supervisor:
 
         Not by a second SIGTERM: RQ would leave the job's hash behind for good, as that of a job under way.
         """
-        workers = {place.pid for place in self._places if place.pid}
+        workers = {slot.pid for slot in self._slots if slot.pid}
         for number in (signal.SIGTERM, signal.SIGKILL):
             send(number, workers if number == signal.SIGTERM else members(workers) - workers)
             deadline = time.monotonic() + LEAVE_SECONDS
-            while any(place.pid for place in self._places) and time.monotonic() < deadline:
+            while any(slot.pid for slot in self._slots) and time.monotonic() < deadline:
                 time.sleep(0.01)
                 self._bury_the_dead()
 

@@ -15,7 +15,7 @@ from rqmr.codec import shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.loader import user_traceback
-from rqmr.model import Failure, Kind, Outcome, Part, Progress, Spec, Split, TaskId, bitmap
+from rqmr.model import Failure, Outcome, Part, Piece, Progress, Spec, Split, TaskId, bitmap
 from rqmr.output import PartWriter
 from rqmr.readers import Block, UnreadableRecord
 from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, reduced
@@ -54,16 +54,34 @@ class Place:
         message = "".join(traceback.format_exception_only(error)).strip()
         told = user_traceback(error)
         if "  File " not in told:  # raised by our loops
-            told = ""
-            if isinstance(error, OSError):
-                return Failure(f"an input can't be read: {error}")
-            message += " (do mapper and reducer yield pairs, as in yield key, value, and are all keys hashable?)"
+            message, told = message + _hint(message), ""
         if self.block is None:
             record = "" if self.key is None else f"key {shorten(self.key)}"
             return Failure(message, record=record, traceback=told)
         index = max(self.begun - 1, 0)
-        offset, text = self.block.offset_of(index), self.block.text_of(index)
-        return Failure(message, source=self.block.source, offset=offset, record=shorten(text), traceback=told)
+        try:
+            offset, record = self.block.offset_of(index), shorten(self.block.text_of(index))
+        except Exception:  # a reader of the job's own, whose blocks aren't lines
+            offset, record = self.block.offset, ""
+        return Failure(message, source=self.block.source, offset=offset, record=record, traceback=told)
+
+
+def _hint(message: str) -> str:
+    """Return what to do about an exception that was raised by our loops over what the job yields."""
+    if "unpack" in message:
+        return " (mapper and reducer yield pairs: yield key, value)"
+    if "unhashable" in message:
+        return " (keys are str, int, float, bool, bytes, None or tuples of these; so are the values of Distinct)"
+    if "positional argument" in message:
+        return " (write mapper(self, key, value) and reducer(self, key, values))"
+    return ""
+
+
+def _read(piece: Piece, blocks: Iterator[Block]) -> Iterator[Block]:
+    try:
+        yield from blocks
+    except OSError as error:
+        raise RecordError(Failure(f"an input can't be read: {piece.name}: {error.strerror or error}")) from error
 
 
 class Task:
@@ -106,7 +124,7 @@ class Task:
         place, mapper = self._place, self._steps[0].mapper
         place.fraction = lambda: place.size_begun / (split.size or 1)
         for piece in split.pieces:
-            for block in self._job.reader.blocks(piece, self._spec.settings):
+            for block in _read(piece, self._job.reader.blocks(piece, self._spec.settings)):
                 place.block, place.begun = block, 0
                 for place.begun, value in enumerate(block.records, 1):
                     if place.stopped:
@@ -170,8 +188,3 @@ class Task:
 def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
     for key, value in pairs:
         yield from mapper(key, value) or ()
-
-
-def title(task: TaskId) -> str:
-    """Return a task in words: ``map 5``, ``reduce 3``."""
-    return f"{'map' if task.kind == Kind.MAP else 'reduce'} {task.index}"

@@ -26,6 +26,8 @@ def _act(instruction: Instruction, state: State, dispatch: Dispatch) -> None:
         case Enqueue(count):
             dispatch.enqueue(state.run, state.new_tickets(count))
         case LookFor(tickets):
-            state.forget_tickets(dispatch.missing(tickets))
+            missing = set(dispatch.missing(tickets))
+            state.forget_tickets(missing)
+            state.keep_tickets(set(tickets) - missing)
         case BackUp(attempt, worker):
             state.back_up(attempt, worker)

@@ -17,11 +17,20 @@ from rq import get_current_job
 
 from rqmr.connection import clone
 from rqmr.dispatch import Dispatch
-from rqmr.errors import AttemptEnded, PhaseReopened, RecordError, RqmrError, SegmentLost
+from rqmr.errors import (
+    AttemptEnded,
+    JobError,
+    MixedKeysError,
+    PhaseReopened,
+    RecordError,
+    RqmrError,
+    SegmentLost,
+    StoreError,
+)
 from rqmr.heartbeat import Heartbeat
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
-from rqmr.model import Claim, Failure, Kind, Outcome, TaskId
+from rqmr.model import Claim, Failure, Kind
 from rqmr.segments import RedisSegments, RedisSink
 from rqmr.state import State
 from rqmr.tasks import Place, Task
@@ -85,46 +94,44 @@ class _Horse:
             tick(self._state, self._dispatch)  # who leaves fills the window
 
     def _attempt(self, claim: Claim) -> None:
+        """Run one attempt to its end, which is one of these.
+
+        committed           it has won
+        not wanted          another attempt won, the run has ended, or a phase was opened again: released
+        segment lost        the task that wrote it is reopened; this one is released
+        Redis failed        nobody is charged: the lease runs out, and the task is another's
+        anything else       the job's fault: charged, and raised for RQ to show
+        """
         state, place = self._state, Place()
-        sink = RedisSink(state, claim.attempt)
+        attempt, task = claim.attempt, claim.attempt.task
+        sink = RedisSink(state, attempt)
         try:
+            source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
             with self._heartbeat.beating(claim, place):
-                outcome = self._run(claim, place, sink)
+                outcome = Task(state.spec, self._job(), task, place, sink, str(attempt)).run(source)
                 sink.flush()
                 if state.commit(claim, outcome):
-                    state.advance(state.spec.phase_of(claim.attempt.task))
+                    state.advance(state.spec.phase_of(task))
         except (AttemptEnded, PhaseReopened):
             sink.discard()
-            state.release(claim.attempt)
+            state.release(attempt)
         except SegmentLost as lost:
-            self._reopen(claim, lost)
-        except redis.RedisError:
-            raise  # nobody's fault and not to be charged: the lease runs out, and the task is another's
+            assert isinstance(source, RedisSegments)
+            sink.discard()
+            state.reopen(*source.winners[lost.producer], task)
+            state.release(attempt)
+        except (redis.RedisError, StoreError):
+            raise
         except BaseException as error:  # user code may raise KeyboardInterrupt, too
             sink.discard()
-            if state.fail(claim.attempt, self._failure(claim, place, error)) in ("FAILED", "RUN FAILED"):
+            if state.fail(attempt, self._failure(claim, place, error)) in ("FAILED", "RUN FAILED"):
                 raise
-
-    def _run(self, claim: Claim, place: Place, sink: RedisSink) -> Outcome:
-        state, task = self._state, claim.attempt.task
-        source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
-        work = Task(state.spec, self._job(), task, place, sink, str(claim.attempt))
-        return work.run(source)
 
     def _job(self) -> Job:
         spec = self._state.spec
         if self._job_class is None:
             self._job_class = load(decode_package(self._state.package()), spec.job_class)
         return self._job_class(**spec.params)
-
-    def _reopen(self, claim: Claim, lost: SegmentLost) -> None:
-        """Let the task run again whose segment is lost, then give this one back."""
-        state, task = self._state, claim.attempt.task
-        phase = state.spec.phases[state.spec.phase_of(task) - 1]
-        winner = state.winners(phase).get(TaskId(phase.step, phase.kind, lost.producer))
-        if winner is not None:
-            state.reopen(*winner)
-        state.release(claim.attempt)
 
     def _failure(self, claim: Claim, place: Place, error: BaseException) -> Failure:
         task = str(claim.attempt.task)
@@ -133,4 +140,4 @@ class _Horse:
         if isinstance(error, RecordError):
             return structs.replace(error.failure, task=task, worker=self._worker)
         who = self._state.spec.job_class if isinstance(error, RqmrError) else type(error).__name__
-        return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, RqmrError))
+        return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, (JobError, MixedKeysError)))

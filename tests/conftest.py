@@ -43,7 +43,7 @@ def server() -> Iterator[str]:
         socket = f"{directory}/r.sock"
         process = subprocess.Popen(
             [str(binary), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700", "--save", "",
-             "--appendonly", "no", "--dir", directory, "--maxmemory-policy", "noeviction", "--enable-debug-command", "yes"],
+             "--appendonly", "no", "--dir", directory, "--maxmemory-policy", "noeviction"],
             stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         url = f"unix://{socket}?db=0"
@@ -90,7 +90,9 @@ class Workers:
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, count: int = 1, *arguments: str, queue: str = "rqmr", **environment: str) -> list[subprocess.Popen[bytes]]:
+    def start(
+        self, count: int = 1, *arguments: str, queue: str = "rqmr", **environment: str
+    ) -> list[subprocess.Popen[bytes]]:
         """Start workers and wait until they listen."""
         client = connect(self.url)
         key = f"rq:workers:{queue}"
@@ -155,7 +157,9 @@ def rqmr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subpr
     here = tmp_path / "cwd"
     here.mkdir()
 
-    def run(*arguments: object, cwd: Path = here, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, cwd: Path = here, timeout: float = 60, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rqmr", *map(str, arguments)],
             cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False, **options,

@@ -27,7 +27,9 @@ ORDER = [name for floor in FLOORS for name in floor]
 def imports_of(module: str) -> set[str]:
     """The modules of rqmr that a module imports, wherever in it, but for type checking only."""
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    tree.body = [node for node in tree.body if not isinstance(node, ast.If) or ast.unparse(node.test) != "TYPE_CHECKING"]
+    tree.body = [
+        node for node in tree.body if not isinstance(node, ast.If) or ast.unparse(node.test) != "TYPE_CHECKING"
+    ]
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "rqmr":

@@ -5,7 +5,7 @@
 -- revives and is lost again costs nothing more.
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
---   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events
+--   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events     KEYS[10] backups
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line, an urgent one
 --   ARGV[4]  attempts that may be lost      ARGV[5]  the run's failure if this is one too many
 --
@@ -36,6 +36,10 @@ if was == 'running' then
     return 'RUN FAILED'
   end
 end
-if running <= 0 then redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task) end
+if running > 0 then
+  redis.call('HDEL', KEYS[10], task) -- one of the two attempts is left, and may have a backup again
+else
+  redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
+end
 redis.call('PEXPIRE', KEYS[3], keep)
 return 'LOST'

@@ -2,7 +2,7 @@
 -- fail: the job's code raised in an attempt.  Charged once; at the last allowed one the run has failed.
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
---   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events
+--   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events     KEYS[10] backups
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line
 --   ARGV[4]  attempts that may fail         ARGV[5]  the failure            ARGV[6]  its message, for the events
 --
@@ -31,7 +31,9 @@ if failed >= tonumber(ARGV[4]) then
   redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[5])
   return 'RUN FAILED'
 end
-if running <= 0 then
+if running > 0 then
+  redis.call('HDEL', KEYS[10], task) -- one of the two attempts is left, and may have a backup again
+else
   redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
   redis.call('PEXPIRE', KEYS[3], keep)
 end

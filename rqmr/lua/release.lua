@@ -2,7 +2,7 @@
 -- release: an attempt lets go of its task, uncharged: another one won, or it can't go on through no fault of its own.
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
---   KEYS[6]  attempts   KEYS[7]  tries
+--   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  backups
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line
 --
 --   returns  "RELEASED" (its task is pending) | "STALE" (another attempt won, or has the task now)
@@ -19,7 +19,11 @@ local running = redis.call('HINCRBY', KEYS[7], task .. ':running', was == 'lost'
 local won = redis.call('HEXISTS', KEYS[2], task) == 1
 redis.call('HSET', KEYS[6], attempt, won and 'stale' or 'released')
 for _, i in ipairs({6, 7}) do redis.call('PEXPIRE', KEYS[i], keep) end
-if won or running > 0 then return 'STALE' end
+if won then return 'STALE' end
+if running > 0 then
+  redis.call('HDEL', KEYS[8], task) -- one of the two attempts is left, and may have a backup again
+  return 'STALE'
+end
 redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
 redis.call('PEXPIRE', KEYS[3], keep)
 return 'RELEASED'

@@ -46,15 +46,37 @@ def here(tmp_path: Path, rqmr: Rqmr) -> Path:
 
 
 @pytest.fixture
-def tidy(rqmr: Rqmr, here: Path) -> Iterator[Rqmr]:
-    """Run the command; after it no process, no file and no temporary directory of it may be left."""
+def here_and_now(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Rqmr]:
+    """As `tidy`, but by the command's main function in this process, which is quicker."""
+    mark = secrets.token_hex(8)
+    tmp = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("RQMR_TEST_MARK", mark)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["rqmr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        if sys.platform == "linux":
+            wait_until(lambda: not marked(mark), timeout=2, what="all processes have ended")
+        assert list(tmp.iterdir()) == []
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, *capfd.readouterr())  # type: ignore[arg-type]
+
+    yield run
+    shutil.rmtree(tmp, ignore_errors=True)
+
+
+@pytest.fixture
+def tidy(rqmr: Rqmr, here: Path, here_and_now: Rqmr) -> Iterator[Rqmr]:
+    """Run the command; after it no process and no temporary directory of it may be left. Inline runs stay in here."""
     mark = secrets.token_hex(8)
     tmp = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # short, for the socket in it
     environment = {**os.environ, "TMPDIR": str(tmp), "RQMR_TEST_MARK": mark}
-    before: set[Path] = set()
 
     def run(*arguments: object, **options: Any) -> Done:
-        before.update(here.rglob("*"))
+        if "--inline" in arguments and not options:
+            return here_and_now(*arguments)
         done = rqmr(*arguments, env=environment | options.pop("env", {}), **options)
         if sys.platform == "linux":
             wait_until(lambda: not marked(mark), timeout=2, what="all processes have ended")
@@ -183,27 +205,27 @@ def test_quiet_says_nothing_unless_it_fails(tidy: Rqmr, here: Path) -> None:
     assert "nothing" in done.stderr
 
 
-def test_jsonl_has_types(rqmr: Rqmr, here: Path) -> None:
+def test_jsonl_has_types(tidy: Rqmr, here: Path) -> None:
     """[key,value] a line; a word 1 and a number 1 don't look alike."""
     name = job(here, MAPPER.format("('1', 2), [1, '1', None, b'x']") + REDUCER.format("key, list(values)[0]"))
-    done = rqmr("run", name, "in.txt", "-o", "-", "-r", 1, "--format", "jsonl", "--inline")
+    done = tidy("run", name, "in.txt", "-o", "-", "-r", 1, "--format", "jsonl", "--inline")
     assert done.stdout == '[["1",2],[1,"1",null,{"$bytes":"eA=="}]]\n'
 
 
 @pytest.mark.parametrize("format_", ["tsv", "jsonl"])
-def test_api_and_command_give_the_same_bytes(rqmr: Rqmr, here: Path, format_: str) -> None:
+def test_api_and_command_give_the_same_bytes(tidy: Rqmr, here: Path, format_: str) -> None:
     """The Python door is the same door."""
-    done = rqmr("run", "wordcount", "in.txt", "-o", "out", "-r", 2, "--format", format_, "--inline")
+    done = tidy("run", "wordcount", "in.txt", "-o", "out", "-r", 2, "--format", format_, "--inline")
     assert done.returncode == 0
     config = package.Config(format=format_, reducers=2)
     package.run("wordcount", [here / "in.txt"], output=here / "api", config=config, inline=True)
     assert content(here / "api") == content(here / "out")
 
 
-def test_a_plan_is_told_in_one_line(rqmr: Rqmr, here: Path) -> None:
+def test_a_plan_is_told_in_one_line(tidy: Rqmr, here: Path) -> None:
     """How many map and reduce tasks there will be, and of what: the choice that was made for the user, or by them."""
     (here / "big.txt").write_bytes(b"word\n" * 2000)
-    done = rqmr("run", "wordcount", "big.txt", "in.txt", "--split-size", "1KiB", "-r", 5, "-o", "out", "--inline")
+    done = tidy("run", "wordcount", "big.txt", "in.txt", "--split-size", "1KiB", "-r", 5, "-o", "out", "--inline")
     assert done.returncode == 0
     (line,) = [line for line in done.stderr.splitlines() if "map task" in line and "reduce task" in line]
     assert "11 map tasks" in line
@@ -252,7 +274,7 @@ def test_a_stream_that_is_closed_is_no_reason_for_a_traceback(here: Path, argume
     assert bool(done.stderr) == bool(done.returncode)
 
 
-def test_a_directory_and_a_quoted_glob_are_inputs(rqmr: Rqmr, here: Path) -> None:
+def test_a_directory_and_a_quoted_glob_are_inputs(tidy: Rqmr, here: Path) -> None:
     """Recursive and sorted, without names in . and _; as often as they are given."""
     for path in ("d/b.txt", "d/a.txt", "d/sub/c.txt", "d/.hidden", "d/_SUCCESS", "d/sub/x.csv"):
         (here / path).parent.mkdir(parents=True, exist_ok=True)
@@ -263,11 +285,11 @@ def test_a_directory_and_a_quoted_glob_are_inputs(rqmr: Rqmr, here: Path) -> Non
         (["d/**/*.txt"], ["d/a.txt", "d/b.txt", "d/sub/c.txt"]),
         (["d/?.txt", "d/b.txt"], ["d/a.txt", "d/b.txt", "d/b.txt"]),
     ):
-        done = rqmr("run", name, *given, "-o", "-", "--inline")
+        done = tidy("run", name, *given, "-o", "-", "--inline")
         assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == expected
 
 
-def test_parameters_are_given_by_name(rqmr: Rqmr, here: Path) -> None:
+def test_parameters_are_given_by_name(tidy: Rqmr, here: Path) -> None:
     """Typed, with = in them, with - for _, several times for a list."""
     body = """
   word: str
@@ -278,23 +300,23 @@ def test_parameters_are_given_by_name(rqmr: Rqmr, here: Path) -> None:
 """
     name = job(here, body)
     given = [each for text in ("word=a=b c", "at-least=3", "words=x", "words=y") for each in ("-p", text)]
-    done = rqmr("run", name, "in.txt", "-o", "-", "--inline", *given)
+    done = tidy("run", name, "in.txt", "-o", "-", "--inline", *given)
     assert done.stdout.splitlines()[0] == 'a=b c\t[3,["x","y"]]', done.stderr
 
 
-def test_bytes_that_are_not_text_are_replaced_and_counted(rqmr: Rqmr, here: Path) -> None:
+def test_bytes_that_are_not_text_are_replaced_and_counted(tidy: Rqmr, here: Path) -> None:
     """In the summary, so that nobody believes that all was well."""
     (here / "junk.txt").write_bytes(b"a\xffb\n\xfe\xfe\nfine\n")
     for how in ([], ["--inline"]):
-        done = rqmr("run", "wordcount", "junk.txt", "-o", "-", "-r", 1, *how)
+        done = tidy("run", "wordcount", "junk.txt", "-o", "-", "-r", 1, *how)
         assert done.stdout == "a�b\t1\nfine\t1\n��\t1\n"
         assert re.search(r"undecodable.*\b3\b", done.stderr)
 
 
-def test_another_encoding_can_be_named(rqmr: Rqmr, here: Path) -> None:
+def test_another_encoding_can_be_named(tidy: Rqmr, here: Path) -> None:
     """Then nothing is replaced."""
     (here / "latin.txt").write_bytes("größe\n".encode("latin-1"))
-    done = rqmr("run", "wordcount", "latin.txt", "-o", "-", "--encoding", "latin-1", "--inline")
+    done = tidy("run", "wordcount", "latin.txt", "-o", "-", "--encoding", "latin-1", "--inline")
     assert done.stdout == "größe\t1\n"
     assert "undecodable" not in done.stderr
 
@@ -420,28 +442,6 @@ def bad(here: Path) -> Path:
     (here / "full/file").write_text("kept")
     (here / "dangling").symlink_to("nothing")
     return here
-
-
-@pytest.fixture
-def here_and_now(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Rqmr]:
-    """As `tidy`, but by the command's main function in this process, which is quicker."""
-    mark = secrets.token_hex(8)
-    tmp = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("RQMR_TEST_MARK", mark)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["rqmr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        if sys.platform == "linux":
-            wait_until(lambda: not marked(mark), timeout=2, what="all processes have ended")
-        assert list(tmp.iterdir()) == []
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, *capfd.readouterr())  # type: ignore[arg-type]
-
-    yield run
-    shutil.rmtree(tmp, ignore_errors=True)
 
 
 @pytest.mark.parametrize("case", REFUSALS)
@@ -833,10 +833,10 @@ def test_a_tiny_job_takes_less_than_a_second_and_a_half(tidy: Rqmr, here: Path) 
     pytest.fail(f"took {took}")
 
 
-def test_the_books_are_counted_as_inline_and_as_python_counts_them(rqmr: Rqmr, here: Path, books: list[Path]) -> None:
+def test_the_books_are_counted_as_inline_and_as_python_counts_them(tidy: Rqmr, here: Path, books: list[Path]) -> None:
     """Byte for byte, in several splits and parts."""
     for name, how in (("spread", []), ("oracle", ["--inline"])):
-        done = rqmr("run", "wordcount", *books, "-o", name, "-r", 3, "--split-size", "100KiB", "--quiet", *how)
+        done = tidy("run", "wordcount", *books, "-o", name, "-r", 3, "--split-size", "100KiB", "--quiet", *how)
         assert done.returncode == 0, done.stderr
     spread = content(here / "spread")
     assert spread == content(here / "oracle")

@@ -6,6 +6,10 @@ import pytest
 import redis as redis_py
 
 from rqmr.errors import AttemptEnded
+from rqmr.model import Kind, TaskId
+
+#: A reader whose own task isn't committed.
+NOBODY = TaskId(9, Kind.REDUCE, 0)
 
 
 def test_a_claim_takes_the_task_at_the_front_of_the_line(run):
@@ -67,7 +71,7 @@ def test_a_reopened_map_goes_before_the_named_one(run):
     winner = run.claim(named="s0-m0002")
     outcome = run.write(winner, 0)
     run.commit(winner, outcome)
-    run.state.reopen(winner.attempt, outcome)
+    run.state.reopen(winner.attempt, outcome, NOBODY)
 
     assert str(run.claim(named="s0-m0001").attempt) == "s0-m0002-a2"
 
@@ -77,7 +81,7 @@ def test_tasks_of_a_later_phase_are_never_given(run):
     # Given a run whose reduce tasks were pending when one map was opened again
     won = run.commit_phase()
     map_task, winner = next(iter(won.items()))
-    run.state.reopen(winner.attempt, run.state.winners(run.spec.phases[0])[map_task][1])
+    run.state.reopen(winner.attempt, run.state.winners(run.spec.phases[0])[map_task][1], NOBODY)
     assert run.line() == ["s0-m0000", "s0-r0000", "s0-r0001"]
 
     # When two workers come with tickets for a reduce task

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rqmr.model import Kind, Outcome, Phase, RunState
+from rqmr.model import Kind, Outcome, Phase, RunState, TaskId
+
+#: A reader whose own task isn't committed.
+NOBODY = TaskId(9, Kind.REDUCE, 0)
 
 LOST = Outcome(10, 100, 0, {})  # what `commit_phase` commits
 
@@ -21,7 +24,7 @@ def test_a_reopened_map_runs_again_before_all_others(reduce_run):
     run = reduce_run
     winner = run.won["s0-m0001"]
 
-    assert run.state.reopen(winner.attempt, LOST) == "REOPENED"
+    assert run.state.reopen(winner.attempt, LOST, NOBODY) == "REOPENED"
 
     assert winner.attempt.task not in run.state.winners(run.spec.phases[0])
     assert run.line() == ["s0-m0001", "s0-r0000", "s0-r0001"]
@@ -38,7 +41,7 @@ def test_the_reduce_tasks_wait_until_the_map_is_back(reduce_run):
     # Given a reduce task that found a segment missing, reopened its map and let go
     run = reduce_run
     reducer = run.claim("w1")
-    run.state.reopen(run.won["s0-m0001"].attempt, LOST)
+    run.state.reopen(run.won["s0-m0001"].attempt, LOST, NOBODY)
     assert run.state.release(reducer.attempt) == "RELEASED"
 
     # When workers come, one gets the map and the next one nothing
@@ -61,7 +64,7 @@ def test_what_the_map_counted_counts_once(reduce_run):
     maps = run.spec.phases[0]
     before = run.state.facts().phases[0]
 
-    run.state.reopen(run.won["s0-m0001"].attempt, LOST)
+    run.state.reopen(run.won["s0-m0001"].attempt, LOST, NOBODY)
     run.commit(run.claim())
 
     after = run.state.facts().phases[0]
@@ -73,7 +76,7 @@ def test_a_reduce_task_that_has_its_segments_may_commit_meanwhile(reduce_run):
     """Reopening concerns who still needs the segment; a reduce task that has read all is not held up."""
     run = reduce_run
     reader = run.claim("w1")
-    run.state.reopen(run.won["s0-m0001"].attempt, LOST)
+    run.state.reopen(run.won["s0-m0001"].attempt, LOST, NOBODY)
 
     assert run.renew(reader) == "RENEWED"
     assert run.commit(reader) == ["COMMITTED", 1]
@@ -87,10 +90,10 @@ def test_a_reduce_task_that_has_its_segments_may_commit_meanwhile(reduce_run):
 def test_reopening_twice_is_reopening_once(reduce_run):
     """Every reduce task finds the same segment missing, and the map runs again once."""
     run = reduce_run
-    run.state.reopen(run.won["s0-m0001"].attempt, LOST)
+    run.state.reopen(run.won["s0-m0001"].attempt, LOST, NOBODY)
     before = run.dump()
 
-    assert run.state.reopen(run.won["s0-m0001"].attempt, LOST) == "ALREADY"
+    assert run.state.reopen(run.won["s0-m0001"].attempt, LOST, NOBODY) == "ALREADY"
 
     assert run.dump() == before
 
@@ -99,11 +102,11 @@ def test_who_read_an_older_winner_reopens_nothing(reduce_run):
     """The attempt must be the winner now: what the older one lost has been made good."""
     run = reduce_run
     older = run.won["s0-m0001"]
-    run.state.reopen(older.attempt, LOST)
+    run.state.reopen(older.attempt, LOST, NOBODY)
     run.commit(run.claim())
     before = run.dump()
 
-    assert run.state.reopen(older.attempt, LOST) == "ALREADY"
+    assert run.state.reopen(older.attempt, LOST, NOBODY) == "ALREADY"
 
     assert run.dump() == before
 
@@ -113,8 +116,8 @@ def test_a_task_that_is_not_committed_cannot_be_reopened(run, never_claimed):
     running = run.claim()
     before = run.dump()
 
-    assert run.state.reopen(running.attempt, LOST) == "ALREADY"
-    assert run.state.reopen(never_claimed, LOST) == "ALREADY"
+    assert run.state.reopen(running.attempt, LOST, NOBODY) == "ALREADY"
+    assert run.state.reopen(never_claimed, LOST, NOBODY) == "ALREADY"
 
     assert run.dump() == before
 
@@ -123,7 +126,7 @@ def test_two_maps_reopened_are_both_waited_for(reduce_run):
     """The phase is passed again when each of them is back."""
     run = reduce_run
     for name in ("s0-m0002", "s0-m0000"):
-        assert run.state.reopen(run.won[name].attempt, LOST) == "REOPENED"
+        assert run.state.reopen(run.won[name].attempt, LOST, NOBODY) == "REOPENED"
 
     first, second = run.claim(), run.claim()
     assert [str(claim.attempt) for claim in (first, second)] == ["s0-m0000-a2", "s0-m0002-a2"]
@@ -140,8 +143,8 @@ def test_a_run_goes_back_as_far_as_it_must_and_never_forward(make_run):
     [first], [second] = run.commit_phase().values(), run.commit_phase().values()
 
     # When the first phase is opened again, and then the second
-    assert run.state.reopen(first.attempt, LOST) == "REOPENED"
-    assert run.state.reopen(second.attempt, LOST) == "REOPENED"
+    assert run.state.reopen(first.attempt, LOST, NOBODY) == "REOPENED"
+    assert run.state.reopen(second.attempt, LOST, NOBODY) == "REOPENED"
 
     # Then they run again in their order, and the third follows once
     assert run.state.facts().phase == 0
@@ -162,7 +165,7 @@ def test_a_store_that_keeps_losing_segments_ends_the_run(make_run):
     for _ in range(3):
         claim = run.claim()
         run.commit(claim)
-        words.append(run.state.reopen(claim.attempt, LOST))
+        words.append(run.state.reopen(claim.attempt, LOST, NOBODY))
 
     assert words == ["REOPENED", "REOPENED", "RUN FAILED"]
     facts = run.state.facts()
@@ -177,7 +180,7 @@ def test_an_ended_run_reopens_nothing(run, ending):
     run.end(ending)
     before = run.dump()
 
-    assert run.state.reopen(next(iter(won.values())).attempt, LOST) == "ALREADY"
+    assert run.state.reopen(next(iter(won.values())).attempt, LOST, NOBODY) == "ALREADY"
 
     assert run.dump() == before
 
@@ -187,4 +190,4 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(reduce_run):
     run = reduce_run
     run.redis.script_flush()
 
-    assert run.state.reopen(run.won["s0-m0000"].attempt, LOST) == "REOPENED"
+    assert run.state.reopen(run.won["s0-m0000"].attempt, LOST, NOBODY) == "REOPENED"

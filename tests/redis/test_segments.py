@@ -9,6 +9,9 @@ from rqmr.keys import segment_field
 from rqmr.model import Kind, Outcome, Phase, TaskId, bitmap
 from rqmr.segments import RedisSegments, RedisSink
 
+#: A reader whose own task isn't committed.
+NOBODY = TaskId(9, Kind.REDUCE, 0)
+
 FIRST = TaskId(0, Kind.REDUCE, 0)
 SECOND = TaskId(0, Kind.REDUCE, 1)
 
@@ -100,7 +103,7 @@ def test_a_missing_winner_stops_the_reader_before_it_begins(run):
     """A map that was opened again may have a segment for this reducer."""
     won = run.commit_phase()
     task, claim = next(iter(won.items()))
-    run.state.reopen(claim.attempt, run.state.winners(run.spec.phases[0])[task][1])
+    run.state.reopen(claim.attempt, run.state.winners(run.spec.phases[0])[task][1], NOBODY)
 
     with pytest.raises(PhaseReopened, match="s0-m"):
         RedisSegments(run.state, FIRST)

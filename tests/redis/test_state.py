@@ -10,6 +10,9 @@ from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError
 from rqmr.model import Failure, Kind, Outcome, Phase, PhaseFacts, Piece, RunState, Settings, Split, TaskId
 from rqmr.state import State
 
+#: A reader whose own task isn't committed.
+NOBODY = TaskId(9, Kind.REDUCE, 0)
+
 # --- create -------------------------------------------------------------------------------------------------------
 
 
@@ -116,7 +119,7 @@ def test_facts_tell_each_phase_apart(run):
     won = run.commit_phase()
     run.claim("w1")
     task, claim = next(iter(won.items()))
-    run.state.reopen(claim.attempt, run.state.winners(run.spec.phases[0])[task][1])
+    run.state.reopen(claim.attempt, run.state.winners(run.spec.phases[0])[task][1], NOBODY)
     run.claim("w2")
 
     facts = run.state.facts()
@@ -156,7 +159,7 @@ def test_winners_come_in_the_order_of_their_tasks_with_their_counters(run):
     for claim in reversed(claims):
         run.commit(claim, run.write(claim, 0, counters={"maps": {"ran": 1}}))
     first, outcome = run.state.winners(run.spec.phases[0])[TaskId(0, Kind.MAP, 0)]
-    run.state.reopen(first, outcome)
+    run.state.reopen(first, outcome, NOBODY)
     again = run.claim()
     run.commit(again, run.write(again, 1, counters={"maps": {"ran": 1}}))
 
@@ -275,7 +278,7 @@ def live(run) -> set[str]:
         commit(backup)
         run.state.release(slow.attempt)
         winner, outcome = run.state.winners(phase)[backup.attempt.task]
-        run.state.reopen(winner, outcome)
+        run.state.reopen(winner, outcome, NOBODY)
         look()
         while claim := run.claim():
             look()
@@ -358,7 +361,7 @@ def test_a_line_that_was_empty_has_a_lifetime_again(make_run, move):
         "fail": lambda: run.fail(claim),
         "expire": lambda: run.lose(claim),
         "release": lambda: run.state.release(claim.attempt),
-        "reopen": lambda: run.state.reopen(claim.attempt, outcome),
+        "reopen": lambda: run.state.reopen(claim.attempt, outcome, NOBODY),
         "back_up": lambda: run.state.back_up(claim.attempt, "w1"),
         "advance": lambda: run.state.advance(0),
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rqmr.keys import PHASE_STRIDE, RunKeys, place, places_of, segment_field
+from rqmr.keys import PHASE_STRIDE, RunKeys, rank, ranks_of, segment_field
 from rqmr.model import AttemptId, Kind, Outcome, Phase, TaskId, bitmap
 
 phases = st.integers(0, 1_000)
@@ -26,31 +26,31 @@ def test_places_order_by_phase_then_urgency_then_index(one, other):
 
     def at(each):
         phase, urgent, index = each
-        return place(phase, index, urgent=urgent)
+        return rank(phase, index, urgent=urgent)
 
     assert (at(one) < at(other)) == (order(one) < order(other))
 
 
 @given(places, phases)
 def test_a_place_lies_within_its_phase_and_no_other(each, phase):
-    """What `places_of` encloses are the places of one phase."""
+    """What `ranks_of` encloses are the places of one phase."""
     number, urgent, index = each
-    low, high = places_of(phase)
+    low, high = ranks_of(phase)
 
-    assert (low <= place(number, index, urgent=urgent) < high) == (number == phase)
+    assert (low <= rank(number, index, urgent=urgent) < high) == (number == phase)
 
 
 @given(phases)
-def test_the_places_of_phases_adjoin(phase):
+def test_the_ranks_of_phases_adjoin(phase):
     """There is neither a gap nor an overlap."""
-    assert places_of(phase)[1] == places_of(phase + 1)[0]
+    assert ranks_of(phase)[1] == ranks_of(phase + 1)[0]
 
 
 @given(places)
 def test_a_place_is_exact_as_a_score(each):
     """Redis keeps scores as doubles."""
     phase, urgent, index = each
-    score = place(phase, index, urgent=urgent)
+    score = rank(phase, index, urgent=urgent)
 
     assert int(float(score)) == score
 
@@ -60,7 +60,7 @@ def test_only_what_is_urgent_lies_before_the_first_place_of_its_phase(each):
     """It is how a claim knows that others wait for a task."""
     phase, urgent, index = each
 
-    assert (place(phase, index, urgent=urgent) < phase * PHASE_STRIDE) == urgent
+    assert (rank(phase, index, urgent=urgent) < phase * PHASE_STRIDE) == urgent
 
 
 @given(task_ids)
