@@ -103,3 +103,14 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert run.state.back_up(straggler.attempt, "slow") == "BACKED UP"
+
+
+def test_a_backup_that_is_lost_can_be_replaced(run):
+    """One backup at a time: the straggler would be alone for ever."""
+    straggler = run.claim("slow", named="s0-m0000")
+    run.state.back_up(straggler.attempt, "slow")
+    backup = run.claim("other", named="s0-m0000")
+    run.state.release(backup.attempt)
+
+    assert run.state.back_up(straggler.attempt, "slow") == "BACKED UP"
+    assert "s0-m0000" in run.line()

@@ -191,3 +191,15 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(reduce_run):
     run.redis.script_flush()
 
     assert run.state.reopen(run.won["s0-m0000"].attempt, LOST, NOBODY) == "REOPENED"
+
+
+def test_a_reader_that_nobody_waits_for_reopens_nothing(reduce_run):
+    """It lost against a backup: its task has a winner, so the segment that it misses isn't needed any more."""
+    run = reduce_run
+    reader = run.claim("slow", named="s0-r0000")
+    run.commit(reader)
+    before = run.dump()
+
+    assert run.state.reopen(run.won["s0-m0001"].attempt, LOST, reader.attempt.task) == "ALREADY"
+
+    assert run.dump() == before
