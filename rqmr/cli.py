@@ -131,6 +131,8 @@ def run(
     from rqmr.config import Config
     from rqmr.progress import choose_view
 
+    if (output == "-" or as_json) and sys.__stdout__ is None:
+        raise RefusedError("standard output is closed, and the result is to be written there; give -o a directory")
     if output == "-" and as_json:
         raise RefusedError("-o - and --json both write to stdout; choose one")
     config = Config(

@@ -71,7 +71,8 @@ class Shuffler:
         if first is _NOTHING:
             return
         pairs = chain((first,), pairs)
-        if type(first[0]) not in UNMISTAKABLE:
+        is_pair = isinstance(first, tuple | list) and len(first) == 2  # if not, unpacking it says so
+        if is_pair and type(first[0]) not in UNMISTAKABLE:
             pairs = same_type(pairs)
         weighs = self._fold is None or self._fold.grows
         take = self._group if self._fold is None else self._fold.fold
