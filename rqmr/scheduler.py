@@ -19,7 +19,7 @@ class Policy(Struct, frozen=True):
     #: Tickets enqueued beyond one for each worker that is free: for a worker that joins late. A work-horse goes on
     #: claiming for some seconds, so few are enough, and every one waits before others' RQ jobs in the queue. (A fork
     #: costs 26 ms, a claim 0.1 ms.)
-    tickets_beyond: int = 2
+    tickets_beyond: int = 1
     #: A ticket that was not taken in this time is looked for in its queue: RQ can lose a popped one for ever.
     ticket_ms: int = 5_000
     #: An attempt is a straggler when it has taken, or by its progress will take, this many times the median of those

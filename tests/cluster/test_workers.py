@@ -287,7 +287,7 @@ def test_an_rq_job_of_somebody_else_gets_its_turn_in_the_middle_of_a_long_run(
             redis.hset(f"rqmr:{named.run}", "state", "cancelled")
         with pytest.raises(rqmr.RqmrError, match="cancelled"):
             run.result(timeout=20)
-    assert waited < 8, "a turn of five seconds, a task of one that was begun in it, and what a busy machine takes"
+    assert waited < 8, "a turn of three seconds, a task of one that was begun in it, and what a busy machine takes"
     assert_nothing_left(redis)
 
 

@@ -142,16 +142,16 @@ def test_nothing_is_decided_for_a_run_that_has_ended(state):
 @pytest.mark.parametrize(
     ("workers", "pending", "there", "wanted"),
     [
-        (0, 100, 0, 2),  # nobody listens yet: some for who joins
-        (1, 100, 0, 2),  # the only one is busy
-        (8, 100, 0, 9),
-        (8, 100, 5, 4),  # filled up
-        (8, 100, 9, 0),  # full
+        (0, 100, 0, 1),  # nobody listens yet: one for who joins
+        (1, 100, 0, 1),  # the only one is busy
+        (8, 100, 0, 8),
+        (8, 100, 5, 3),  # filled up
+        (8, 100, 8, 0),  # full
         (8, 100, 90, 0),  # more than full: tickets are not taken back
         (8, 3, 0, 3),  # no more than there are tasks
         (8, 3, 3, 0),
         (8, 0, 0, 0),  # nothing waits
-        (0, 2, 0, 2),
+        (0, 2, 0, 1),
     ],
 )
 def test_the_window_is_filled_up(workers, pending, there, wanted):
