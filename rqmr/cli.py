@@ -60,7 +60,7 @@ def main() -> None:
         _fail(1, f"rqmr: {error}")
     except _Ended as ended:
         name = signal.Signals(ended.signal).name
-        _fail(128 + ended.signal, f"rqmr: ended by {name}; the run was cancelled and nothing of it is left")
+        _fail(128 + ended.signal, f"rqmr: ended by {name}; the run was cancelled, and no incomplete output is left")
     except BrokenPipeError:
         _fail(1, "")
 
