@@ -25,6 +25,7 @@ from rqmr.inputs import Source, expand, source_of
 from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
+from rqmr.meter import report
 from rqmr.model import Event, Facts, Failure, Header, Summary, new_run_id
 from rqmr.output import Output, read_records
 from rqmr.plan import default_workers, plan, program
@@ -89,6 +90,9 @@ class Result:
     def counters(self) -> dict[str, dict[str, int]]:
         """The job's counters: group -> name -> number."""
         return self.summary.counters
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.summary.run}: {self.summary.records_written:,} records in {self.summary.output}>"
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Yield each record; of a TSV output as strings."""
@@ -173,7 +177,9 @@ def run(
     )
     try:
         return Result(execute(request, view or Silent()), form, temporary)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, RunFailed):
+            error.add_note(report(error.failure, error.printed))  # what the command prints, too
         if temporary is not None:
             temporary.cleanup()
         raise
@@ -198,7 +204,9 @@ def execute(request: Request, view: View) -> Summary:
         workers = request.local_workers or (server.listening if server else 0) or default_workers()
         made = plan(made_program, sources, request.config, workers=workers, stage_in=output.directory, run=run)
         description = server.description if server else "this process, inline"
-        view.begin(Header(run, made.spec.job, description, request.config.queue, str(made), made.input_bytes))
+        view.begin(
+            Header(run, made.spec.job, description, request.config.queue if server else "", str(made), made.input_bytes)
+        )
         if server is None:
             return run_inline(made, output)
         for warning in server.warnings:
@@ -243,6 +251,8 @@ class _Server:
         self.client = stack.enter_context(closing(connect(url)))
         name, self.warnings = check_server(self.client, url)
         self.description = f"private {name} on a unix socket" if embedded else f"{name} at {hide_password(url)}"
+        if not embedded and request.redis_url is None:
+            self.description += " (from the environment)"
         self.listening = 0 if embedded else Dispatch(self.client, request.config.queue).workers()
 
 

@@ -19,7 +19,7 @@ import typer
 from rqmr import __version__
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed
 from rqmr.inputs import parse_size
-from rqmr.meter import short_worker
+from rqmr.meter import report
 from rqmr.model import Failure, Summary
 
 _FIRST_ROWS = 10
@@ -55,7 +55,7 @@ def main() -> None:
     except RefusedError as error:
         _fail(2, f"rqmr: {error}")
     except RunFailed as error:
-        _fail(1, report(error.failure, error.printed))
+        _fail(1, f"rqmr: the run failed: {report(error.failure, error.printed)}")
     except RqmrError as error:
         _fail(1, f"rqmr: {error}")
     except _Ended as ended:
@@ -174,24 +174,6 @@ def run(
         _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
 
 
-def report(failure: Failure, printed: list[str]) -> str:
-    """Return a failure as its user reads it: what, where, the user's own traceback, what was printed last."""
-    lines = [f"rqmr: the run failed: {failure.message}"]
-    if failure.task:
-        lines.append(
-            f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}" if failure.worker else "")
-        )
-    if failure.source:
-        lines.append(f"  input   {failure.source}" + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
-    if failure.record:
-        lines.append(f"  record  {failure.record}")
-    if failure.traceback:
-        lines += ["", failure.traceback]
-    if printed:
-        lines += ["", "printed last:", *(f"  {line}" for line in printed)]
-    return "\n".join(lines)
-
-
 def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:
     paths = [Path(summary.output) / part for part in summary.parts]
     if to_stdout:
@@ -225,6 +207,8 @@ def _tell(summary: Summary, *, to_stdout: bool) -> None:
     for group, counters in summary.counters.items():
         for name, amount in counters.items():
             typer.echo(f"{group}: {name} = {amount:,}", err=True)
+    if summary.records_read and not summary.records_written:
+        typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
     where = "stdout" if to_stdout else _short(summary.output)
     files = "" if to_stdout else f" in {len(summary.parts)} part{'' if len(summary.parts) == 1 else 's'}"
     typer.echo(

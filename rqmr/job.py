@@ -178,6 +178,12 @@ def _check_functions(which: str, step: Step) -> None:
     if isinstance(step.reducer, Aggregator) and step.combiner is not None:
         raise JobError(f"{which.format('combiner')} is of no use: {type(step.reducer).__name__} combines by itself")
     for role, function in (("reducer", step.reducer), ("combiner", step.combiner)):
+        if isinstance(function, Aggregator):
+            missing = [
+                each for each in ("zero", "add", "merge") if getattr(type(function), each) is getattr(Aggregator, each)
+            ]
+            if missing:
+                raise JobError(f"{which.format(role)}, {type(function).__name__}, doesn't define {', '.join(missing)}")
         if isinstance(function, type) and issubclass(function, Aggregator):
             raise JobError(f"{which.format(role)} is a class; write {function.__name__}()")
         if function is not None and not isinstance(function, Aggregator) and not callable(function):

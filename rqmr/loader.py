@@ -288,7 +288,8 @@ def _limited(package: Package) -> Package:
 def _near(name: str) -> str:
     known = {path.stem for directory in (Path("jobs"), _EXAMPLES) for path in directory.glob("[!_]*.py")}
     known |= {path.stem for path in (_PACKAGE_DIR.parent / "jobs").glob("[!_]*.py")}
-    near = difflib.get_close_matches(Path(name).stem, known, n=3, cutoff=0.5)
+    known |= {path.name for path in Path(name).parent.glob("*.py")} if name.endswith(".py") else set()
+    near = difflib.get_close_matches(Path(name).name, known, n=3, cutoff=0.5)
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return f"; there are {', '.join(sorted(known))}" if known else ""

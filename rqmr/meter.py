@@ -11,7 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from rqmr.model import Event, Facts, Header, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
+from rqmr.model import (
+    Event,
+    Facts,
+    Failure,
+    Header,
+    Kind,
+    Phase,
+    PhaseFacts,
+    Progress,
+    RunningAttempt,
+    RunState,
+    TaskId,
+)
 
 RATE_MS = 10_000  # over which a rate is taken, so that it doesn't jump with each heartbeat
 ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a moment to start
@@ -230,3 +242,21 @@ def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Even
     told = [each for each in events if each.what != "claimed"]
     told.sort(key=lambda each: (each.what in IMPORTANT and now_ms - each.at_ms < RECENT_MS, each.at_ms))
     return sorted(told[max(0, len(told) - count) :], key=lambda each: each.at_ms)
+
+
+def report(failure: Failure, printed: list[str]) -> str:
+    """Return a failure as its user reads it: what, where, the user's own traceback, what was printed last."""
+    lines = [failure.message]
+    if failure.task:
+        lines.append(
+            f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}" if failure.worker else "")
+        )
+    if failure.source:
+        lines.append(f"  input   {failure.source}" + (f", byte {failure.offset}" if failure.offset >= 0 else ""))
+    if failure.record:
+        lines.append(f"  record  {failure.record}")
+    if failure.traceback:
+        lines += ["", failure.traceback]
+    if printed:
+        lines += ["", "printed last:", *(f"  {line}" for line in printed)]
+    return "\n".join(lines)

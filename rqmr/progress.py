@@ -61,7 +61,8 @@ class LogView:
     def begin(self, header: Header) -> None:
         """Say which run it is, where, and its plan."""
         self._header = header
-        self._write(f"{header.run} on {header.server}, queue {header.queue}")
+        queue = f", queue {header.queue}" if header.queue else ""
+        self._write(f"{header.run} on {header.server}{queue}")
         self._write(header.plan)
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:

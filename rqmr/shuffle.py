@@ -43,6 +43,12 @@ class Segments(Protocol):
         """Return one more chunk of a producer's segment (None: missing)."""
 
 
+def check_pair(first: object) -> None:
+    """Refuse text as a pair, TypeError: "is" would be unpacked into the key i and the value s."""
+    if isinstance(first, str | bytes):
+        raise TypeError(f"{first!r} was yielded; mapper and reducer yield pairs: yield key, value")
+
+
 class Shuffler:
     """The map side: takes pairs, writes sorted runs to a sink."""
 
@@ -71,6 +77,7 @@ class Shuffler:
         if first is _NOTHING:
             return
         pairs = chain((first,), pairs)
+        check_pair(first)
         is_pair = isinstance(first, tuple | list) and len(first) == 2  # if not, unpacking it says so
         if is_pair and type(first[0]) not in UNMISTAKABLE:
             pairs = same_type(pairs)

@@ -18,7 +18,7 @@ from rqmr.loader import user_traceback
 from rqmr.model import Failure, Outcome, Part, Piece, Progress, Spec, Split, TaskId, bitmap
 from rqmr.output import PartWriter
 from rqmr.readers import Block, UnreadableRecord
-from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, reduced
+from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, check_pair, reduced
 
 _REPLACED = ("rqmr", "undecodable characters replaced")
 
@@ -171,7 +171,9 @@ class Task:
             message = f"this worker can't write to {self._spec.stage}: {error.strerror}; is the output directory there?"
             raise RecordError(Failure(message)) from error
         try:
-            for key, value in pairs:
+            for pair in pairs:
+                check_pair(pair)
+                key, value = pair
                 writer.write(key, value)
             return self._outcome(writer.records, part=writer.close())
         except BaseException:

@@ -19,7 +19,7 @@ FLOORS = [
     ["connection", "scripts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],
     ["inline", "driver", "supervise", "server", "local"],
-    ["api", "meter", "progress", "cli", "__main__"],
+    ["meter", "api", "progress", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 
