@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
+
+import redis
 
 from rqmr.connection import Client
 from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
@@ -15,6 +17,9 @@ NAMES = (
     "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen",
     "write",
 )  # fmt: skip
+
+#: How often a server may forget its scripts in the middle of one call.
+_FORGETFUL = 5
 
 
 @cache
@@ -32,7 +37,7 @@ class Scripts:
         self._scripts = {name: client.register_script(source(name)) for name in NAMES}
 
     def _call(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
-        return _text(self._scripts[name](keys=keys, args=arguments))
+        return _text(_again_without_script(lambda: self._scripts[name](keys=keys, args=arguments)))
 
     def claim(
         self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str, lease_ms: int
@@ -64,11 +69,15 @@ class Scripts:
 
     def write(self, fields: dict[str, dict[str, bytes]]) -> set[str]:
         """Write the fields of each shuffle hash, all in one go; return the replies: "WRITTEN" or "ENDED"."""
-        pipe = self._client.pipeline(transaction=False)
-        for shuffle, chunks in fields.items():
-            pairs = [part for chunk in chunks.items() for part in chunk]
-            self._scripts["write"](keys=[self._keys.run, shuffle], args=pairs, client=pipe)
-        return set(_text(pipe.execute()))
+
+        def send() -> Any:
+            pipe = self._client.pipeline(transaction=False)
+            for shuffle, chunks in fields.items():
+                pairs = [part for chunk in chunks.items() for part in chunk]
+                self._scripts["write"](keys=[self._keys.run, shuffle], args=pairs, client=pipe)
+            return pipe.execute()
+
+        return set(_text(_again_without_script(send)))
 
     def commit(self, claim: Claim, outcome: Outcome, encoded: bytes, partitions: Sequence[int], step: int) -> list[Any]:
         """Return the script's reply; the `partitions` are those of `step` that the attempt has a segment for."""
@@ -147,3 +156,13 @@ def _text(reply: Any) -> Any:
     if isinstance(reply, bytes):
         return reply.decode()
     return [_text(part) for part in reply] if isinstance(reply, list) else reply
+
+
+def _again_without_script(call: Callable[[], Any]) -> Any:
+    """Call, and call again if the server has forgotten the script between being sent it and being asked to run it."""
+    for _ in range(_FORGETFUL):
+        try:
+            return call()
+        except redis.exceptions.NoScriptError:
+            continue
+    return call()

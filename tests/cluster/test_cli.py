@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import JOBS, wait_until
+from harness import JOBS, wait_until
 
 import rqmr as package
 from rqmr.cli import main, report

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 import rq
-from conftest import JOBS, Workers, wait_until
+from harness import JOBS, Workers, wait_until
 
 import rqmr
 from rqmr.api import Silent

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import rq
-from conftest import JOBS, ROOT, Workers, wait_until
+from harness import JOBS, ROOT, Workers, wait_until
 
 import rqmr
 from rqmr.api import Silent

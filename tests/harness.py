@@ -1,0 +1,76 @@
+"""What tests and fixtures share: waiting for facts, real `rq worker` processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rqmr.connection import connect
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS = Path(__file__).resolve().parent / "jobs"
+
+
+def wait_until(predicate: Callable[[], Any], *, timeout: float, what: str) -> Any:
+    """Wait for a fact; return what the predicate gave."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := predicate():
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:g} s in vain until {what}")
+        time.sleep(0.01)
+
+
+@dataclass
+class Workers:
+    """Real `rq worker` processes, each in a session of its own."""
+
+    url: str
+    directory: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(
+        self, count: int = 1, *arguments: str, queue: str = "rqmr", **environment: str
+    ) -> list[subprocess.Popen[bytes]]:
+        """Start workers and wait until they listen."""
+        client = connect(self.url)
+        key = f"rq:workers:{queue}"
+        before = client.scard(key)
+        started = [self._start(queue, arguments, environment) for _ in range(count)]
+        wait_until(lambda: client.scard(key) >= before + count, timeout=20, what=f"{count} workers listen")
+        client.close()
+        return started
+
+    def _start(self, queue: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        number = len(self.processes) + 1
+        with (self.directory / f"worker-{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rq.cli", "worker", "--name", f"worker-{number}", *arguments, queue],
+                env={**os.environ, "RQ_REDIS_URL": self.url, **environment},
+                cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def horses_of(self, worker: subprocess.Popen[bytes]) -> list[int]:
+        """The pids of a worker's work-horses."""
+        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+        return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+    def stop(self) -> None:
+        for process in self.processes:
+            for pid in [process.pid, *self.horses_of(process)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
