@@ -47,9 +47,10 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
 
 
 def _check_keys(job: str, outcomes: list[Outcome]) -> None:
-    types = sorted({outcome.key_type for outcome in outcomes if outcome.key_type})
-    if len(types) > 1:
-        raise RunFailed(Failure(f"{job}: keys of one step must have one type: some are {types[0]}, others {types[1]}"))
+    examples = {outcome.key_type: outcome.key_example for outcome in outcomes if outcome.key_type}
+    if len(examples) > 1:
+        told = " and ".join(f"{kind} (such as {example})" for kind, example in sorted(examples.items()))
+        raise RunFailed(Failure(f"{job}: keys of one step must have one type, and not {told}"))
 
 
 class _Memory:

@@ -189,7 +189,8 @@ class Outcome(Struct, frozen=True):
     written: int  # records
     counters: dict[str, dict[str, int]]
     partitions: bytes = b""  # bitmap: which reducers this task has a segment for
-    key_type: str = ""  # signature of the keys it shuffled, if it shuffled any
+    key_type: str = ""  # signature of the keys it shuffled, if it shuffled any,
+    key_example: str = ""  # and one of them, to be shown
     part: Part | None = None
 
     def has_partition(self, index: int) -> bool:

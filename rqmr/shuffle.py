@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
-from rqmr.codec import UNMISTAKABLE, Key, one_signature, partition_for, same_type, seal, unseal, weight
+from rqmr.codec import UNMISTAKABLE, Key, one_signature, partition_for, same_type, seal, shorten, unseal, weight
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError, SegmentLost
 from rqmr.job import Reducer, Step
 
@@ -63,7 +63,7 @@ class Shuffler:
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
         self._runs: dict[int, list[int]] = {}  # partition -> chunks of each run
-        self.key_type = ""
+        self.key_type = self.key_example = ""
 
     def consume(self, pairs: Iterable[tuple[Key, Any]]) -> None:
         """Take all pairs.
@@ -122,7 +122,8 @@ class Shuffler:
         key_type = one_signature(table)
         if key_type and self.key_type and key_type != self.key_type:
             raise MixedKeysError(f"keys of one step must have one type: some are {self.key_type}, others {key_type}")
-        self.key_type = self.key_type or key_type
+        if key_type and not self.key_type:
+            self.key_type, self.key_example = key_type, shorten(next(iter(table)))
         by_partition = self._cut(sorted(table)) if table else {}
         if last:
             for partition in self._runs:

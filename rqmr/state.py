@@ -177,7 +177,7 @@ class State:
         if reply[0] == "MIXED":
             raise MixedKeysError(
                 f"keys of one step must have one type: in {claim.attempt.task} they are {outcome.key_type}, "
-                f"in others {reply[1]}"
+                f"such as {outcome.key_example}, in others {reply[1]}"
             )
         if reply[0] == "MISSING":
             raise StoreError(f"{claim.attempt}: a segment that was written is gone from Redis")

@@ -15,7 +15,7 @@ from rqmr.codec import shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.loader import user_traceback
-from rqmr.model import Failure, Outcome, Part, Piece, Progress, Spec, Split, TaskId, bitmap
+from rqmr.model import Failure, Outcome, Piece, Progress, Spec, Split, TaskId, bitmap
 from rqmr.output import PartWriter
 from rqmr.readers import Block, UnreadableRecord
 from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, check_pair, reduced
@@ -160,7 +160,8 @@ class Task:
             partitions = self._spec.phases[phase + 1].tasks
             shuffler = Shuffler(self._steps[next_step], partitions, self._sink, self._spec.settings.map_memory)
             shuffler.consume(pairs)
-            return self._outcome(0, partitions=bitmap(shuffler.finish()), key_type=shuffler.key_type)
+            written = bitmap(shuffler.finish())
+            return self._outcome(partitions=written, key_type=shuffler.key_type, key_example=shuffler.key_example)
         return self._write_part(pairs)
 
     def _write_part(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
@@ -180,11 +181,8 @@ class Task:
             writer.discard()
             raise
 
-    def _outcome(
-        self, written: int, *, partitions: bytes = b"", key_type: str = "", part: Part | None = None
-    ) -> Outcome:
-        place = self._place
-        return Outcome(place.records, place.size, written, self._job.counters, partitions, key_type, part)
+    def _outcome(self, written: int = 0, **produced: Any) -> Outcome:
+        return Outcome(self._place.records, self._place.size, written, self._job.counters, **produced)
 
 
 def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
