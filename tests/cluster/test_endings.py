@@ -263,7 +263,8 @@ def test_an_earlier_output_survives_an_overwriting_run_that_is_interrupted(comma
 
 def test_only_the_log_of_what_was_printed_is_left_of_an_interrupted_run(command: Command) -> None:
     command.start_stuck("sleep", "map", "-o", "out", "-p", "prints=true")
-    wait_until(lambda: (command.cwd / "out" / "_log").exists(), timeout=5, what="the first line is kept")
+    log = command.cwd / "out" / "_log"
+    wait_until(lambda: log.exists() and log.read_text(), timeout=5, what="the first line is kept")
     command.signal(signal.SIGINT)
     assert command.process.wait(END_SECONDS) == 130
     assert command.left() == ["cwd/out", "cwd/out/_log"]
