@@ -205,7 +205,14 @@ def execute(request: Request, view: View) -> Summary:
         made = plan(made_program, sources, request.config, workers=workers, stage_in=output.directory, run=run)
         description = server.description if server else "this process, inline"
         view.begin(
-            Header(run, made.spec.job, description, request.config.queue if server else "", str(made), made.input_bytes)
+            Header(
+                run,
+                made.spec.job,
+                description,
+                request.config.queue if server else "",
+                made.spec.plan,
+                made.spec.input_bytes,
+            )
         )
         if server is None:
             return run_inline(made, output)

@@ -120,6 +120,18 @@ def run(
     encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text inputs.")] = "utf-8",
     decode_errors: Annotated[str, typer.Option("--decode-errors", help="replace or strict.")] = "replace",
     lease: Annotated[float, typer.Option("--lease", help="Seconds of silence after which a task is another's.")] = 15.0,
+    backup: Annotated[
+        bool, typer.Option("--backup/--no-backup", help="Give stragglers a second attempt on another worker.")
+    ] = True,
+    stall: Annotated[
+        float, typer.Option("--stall", help="Seconds without a finished record until an attempt is replaced; 0: never.")
+    ] = 600.0,
+    task_timeout: Annotated[
+        float, typer.Option("--task-timeout", help="Longest time for an attempt in seconds; 0: any.")
+    ] = 0.0,
+    skip_bad: Annotated[
+        int, typer.Option("--skip-bad", metavar="N", help="Leave out up to N records that fail twice.")
+    ] = 0,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
@@ -138,6 +150,10 @@ def run(
     config = Config(
         queue=queue,
         lease_seconds=lease,
+        backups=backup,
+        stall_seconds=stall,
+        task_seconds=task_timeout,
+        skip_bad=skip_bad,
         reducers=reducers,
         split_bytes=_split_bytes(split_size),
         workers=workers,

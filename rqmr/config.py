@@ -24,6 +24,15 @@ class Config(Struct, frozen=True, kw_only=True):
     max_failed: int = 4
     #: Attempts of one task that may be lost. Far above max_failed: a crashing machine is no fault of the code.
     max_lost: int = 20
+    #: Whether stragglers get backup attempts.
+    backups: bool = True
+    #: An attempt none of whose records ends for so long is stuck, and is replaced; 0 for never. Hadoop's default,
+    #: mapreduce.task.timeout.
+    stall_seconds: float = 600.0
+    #: The longest time for one attempt; 0 for any.
+    task_seconds: float = 0.0
+    #: Records that may be left out because they raise, or end their process, each time.
+    skip_bad: int = 0
     #: Reduce tasks of each step.
     reducers: int | None = None
     #: Bytes of input for one map task.
@@ -45,6 +54,13 @@ class Config(Struct, frozen=True, kw_only=True):
         _require(self.keep_seconds >= 60, "keep", self.keep_seconds, "at least 60 seconds")
         _require(self.max_failed >= 1, "max failed", self.max_failed, "at least 1")
         _require(self.max_lost >= 1, "max lost", self.max_lost, "at least 1")
+        _require(
+            self.stall_seconds == 0 or self.stall_seconds >= 1, "stall", self.stall_seconds, "0 or 1 second or more"
+        )
+        _require(
+            self.task_seconds == 0 or self.task_seconds >= 1, "task timeout", self.task_seconds, "0 or 1 second or more"
+        )
+        _require(self.skip_bad >= 0, "skip bad", self.skip_bad, "0 or more")
         _require(self.reducers is None or 1 <= self.reducers <= 10_000, "reducers", self.reducers, "1 to 10000")
         _require(self.split_bytes is None or self.split_bytes >= 1, "split size", self.split_bytes, "1 byte or more")
         _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")

@@ -5,9 +5,12 @@ A ticket is the RQ job that brings a worker to a run. RQ is never asked what is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from rq import Queue
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RQJob
 from rq.worker_registration import get_keys
 
@@ -18,6 +21,7 @@ _FAILURE_TTL = 24 * 3600
 #: Seconds that a ticket may wait in the queue.
 _TTL = 24 * 3600
 _BATCH = 500
+_OVER = (None, b"finished", b"failed", b"stopped", b"canceled")
 
 
 class Dispatch:
@@ -59,6 +63,26 @@ class Dispatch:
             pipe.lpos(self._queue.key, name)
         return [name for name, position in zip(names, pipe.execute(), strict=True) if position is None]
 
+    def over(self, tickets: Iterable[str]) -> list[str]:
+        """Return those of the tickets whose work-horse has ended, as far as RQ knows."""
+        names = list(tickets)
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(RQJob.key_for(name), "status")
+        # RQ removes a ticket that ended well.
+        return [name for name, status in zip(names, pipe.execute(), strict=True) if status in _OVER]
+
+    def refusals(self, tickets: Iterable[str]) -> list[tuple[str, str]]:
+        """Return, for each of the tickets that a worker failed to run, the worker and the end of its traceback."""
+        found = RQJob.fetch_many(list(tickets), connection=self._client)
+        failed = [rq_job for rq_job in found if rq_job and rq_job.is_failed]
+        return [(rq_job.worker_name or "a worker", _last_line(rq_job)) for rq_job in failed]
+
+    def stop(self, ticket: str) -> None:
+        """Have the worker that runs a ticket kill its work-horse, if it still does."""
+        with contextlib.suppress(InvalidJobOperation, NoSuchJobError):
+            send_stop_job_command(self._client, ticket)
+
     def drop(self, tickets: Iterable[str]) -> None:
         """Take tickets out of the queue.
 
@@ -72,3 +96,13 @@ class Dispatch:
         removed = [RQJob.key_for(name) for name, count in zip(names, pipe.execute(), strict=True) if count]
         if removed:
             self._client.unlink(*removed)
+
+    def is_wanted(self) -> bool:
+        """Whether RQ jobs, of whomever, wait in the queue."""
+        return bool(self._client.llen(self._queue.key))
+
+
+def _last_line(rq_job: RQJob) -> str:
+    result = rq_job.latest_result()
+    lines = (result.exc_string or "").strip().splitlines() if result else []
+    return lines[-1] if lines else "it failed"

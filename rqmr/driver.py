@@ -93,7 +93,7 @@ class Driver:
         paths = self._output.collect(parts_of(outcomes[-1]))
         with contextlib.suppress(redis.RedisError):  # the output is whole, whatever Redis says now
             self._state.finish(RunState.SUCCEEDED)
-        return summarize(self._plan, outcomes, paths, time.monotonic() - began)
+        return summarize(self._plan.spec, outcomes, paths, time.monotonic() - began)
 
     def _clean_up(self) -> None:
         """End the run if it hasn't, take its tickets out of the queue, and remove its keys."""

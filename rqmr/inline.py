@@ -33,7 +33,7 @@ def run_inline(plan: Plan, output: Output) -> Summary:
         _check_keys(plan.spec.job_class, outcomes[-1])
         shuffled = written
     paths = output.collect(parts_of(outcomes[-1]))
-    return summarize(plan, outcomes, paths, time.monotonic() - began)
+    return summarize(plan.spec, outcomes, paths, time.monotonic() - began)
 
 
 def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> Outcome:

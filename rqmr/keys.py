@@ -12,6 +12,8 @@ all keys of a run but its code are unlinked when its result has been collected.
     rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, …
     rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
     rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, for a repeated one
+    rqmr:{run}:holders                  hash    attempt that hasn't told its end -> ticket, worker, host, ms when lost
+    rqmr:{run}:standby                  string  the work-horse that waits for what may come; EXPIRES
     rqmr:{run}:tickets                  zset    RQ jobs enqueued and not yet taken -> when
     rqmr:{run}:backups                  hash    task that was given a backup -> worker whose attempt is the straggler
     rqmr:{run}:{phase}:winners          hash    task -> attempt that won, newline, its outcome
@@ -58,6 +60,8 @@ class RunKeys:
         self.attempts = f"{self.run}:attempts"
         self.tries = f"{self.run}:tries"
         self.claims = f"{self.run}:claims"
+        self.holders = f"{self.run}:holders"
+        self.standby = f"{self.run}:standby"
         self.tickets = f"{self.run}:tickets"
         self.backups = f"{self.run}:backups"
         self.driver = f"{self.run}:driver"
@@ -86,8 +90,8 @@ class RunKeys:
     def all(self, phases: tuple[Phase, ...]) -> list[str]:
         """Every key of the run but the expiring ones of leases."""
         fixed = [
-            self.run, self.splits, self.pending, self.leases, self.attempts, self.tries, self.claims,
-            self.tickets, self.backups, self.driver, self.events,
+            self.run, self.splits, self.pending, self.leases, self.attempts, self.tries, self.claims, self.holders,
+            self.standby, self.tickets, self.backups, self.driver, self.events,
         ]  # fmt: skip
         for phase in phases:
             fixed += [self.winners(phase), self.totals(phase), self.durations(phase)]

@@ -176,6 +176,16 @@ def user_traceback(error: BaseException) -> str:
     return "".join(told.format()).rstrip()
 
 
+def user_stack(thread: int) -> str:
+    """Return where a thread is now, without rqmr's own frames."""
+    frame = sys._current_frames().get(thread)
+    stack = traceback.extract_stack(frame) if frame else []
+    # What comes before the job's code is RQ's and ours; what it calls is of interest.
+    begins = next((at for at, each in enumerate(stack) if each.filename in _Importer.files()), len(stack))
+    told = [each for each in stack[begins:] if _is_users(each.filename)]
+    return "".join(["Stack (most recent call last):\n", *traceback.format_list(told)]).rstrip() if told else ""
+
+
 class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Imports one package's modules from memory. One package is active in a process at a time."""
 
@@ -203,6 +213,11 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             raise JobError(f"{path} can't be imported:\n{user_traceback(error)}") from error
         finally:
             cls.loading = False
+
+    @classmethod
+    def files(cls) -> set[str]:
+        """Return the paths of the active package's modules, as tracebacks show them."""
+        return {module.path for module in cls._active.package.modules.values()} if cls._active else set()
 
     @classmethod
     def deactivate(cls) -> None:

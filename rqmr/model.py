@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -148,7 +149,19 @@ class Spec(Struct, frozen=True):
     max_failed: int
     max_lost: int
     queue: str
+    backups: bool = True
+    stall_ms: int = 0  # an attempt none of whose records ends for so long is stuck; 0: never
+    task_ms: int = 0  # longest time for an attempt; 0: any
+    skip_bad: int = 0  # records that may be left out
+    is_private: bool = False  # its server and workers end with its driver
+    input_bytes: int = 0
+    plan: str = ""  # one line
     protocol: int = PROTOCOL
+
+    @property
+    def output(self) -> Path:
+        """The directory that the output is collected into."""
+        return Path(self.stage).parent
 
     def tasks(self, phase_number: int) -> list[TaskId]:
         """All tasks of a phase."""
@@ -229,6 +242,16 @@ class RunningAttempt(Struct, frozen=True):
     deadline_ms: int
     renewed_ms: int
     progress: Progress
+    ticket: str = ""
+
+
+class LostAttempt(Struct, frozen=True):
+    """An attempt that was lost and hasn't been heard of since; its work-horse may be stuck in it."""
+
+    id: AttemptId
+    ticket: str
+    lost_ms: int
+    is_beaten: bool  # whether another attempt of its task has won
 
 
 class PhaseFacts(Struct, frozen=True):
@@ -268,6 +291,10 @@ class Facts(Struct, frozen=True):
     median_ms: int  # of the current phase's committed attempts; 0 before the first
     failure: Failure | None
     workers: int = 0  # listening on the queue
+    lost: tuple[LostAttempt, ...] = ()
+    has_standby: bool = False
+    driver: str = ""  # who holds the driver's lease
+    is_full: bool = False  # whether claims wait for memory
 
 
 class Header(Struct, frozen=True):

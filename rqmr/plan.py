@@ -49,17 +49,6 @@ class Plan:
     spec: Spec
     splits: list[Split]
     program: Program
-    input_bytes: int
-    input_files: int
-    workers: int
-
-    def __str__(self) -> str:
-        maps = len(self.splits)
-        each = _size(self.input_bytes / maps)
-        reduces = " + ".join(_count(phase.tasks, "reduce task") for phase in self.spec.phases[1:]) or "no reduce task"
-        workers = _count(self.workers, "worker")
-        files = _count(self.input_files, "file")
-        return f"{_count(maps, 'map task')} of {each}, {reduces} ({_size(self.input_bytes)} in {files}, {workers})"
 
 
 def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
@@ -110,13 +99,14 @@ def plan(
         )
     reducers = config.reducers or choose_reducers(total, workers)
     run = run or new_run_id(program.short_name)
+    phases = _phases(steps_of(program.job), len(splits), reducers)
     spec = Spec(
         run=run,
         job=program.name,
         code=program.package.content_hash,
         job_class=type(program.job).__name__,
         params=program.parameters,
-        phases=_phases(steps_of(program.job), len(splits), reducers),
+        phases=phases,
         stage=str(stage_in.absolute() / f".rqmr-{run}"),
         settings=settings,
         lease_ms=int(config.lease_seconds * 1000),
@@ -124,13 +114,26 @@ def plan(
         max_failed=config.max_failed,
         max_lost=config.max_lost,
         queue=config.queue,
+        backups=config.backups,
+        stall_ms=int(config.stall_seconds * 1000),
+        task_ms=int(config.task_seconds * 1000),
+        skip_bad=config.skip_bad,
+        input_bytes=total,
+        plan=_described(phases, total, len(sources), workers),
     )
-    return Plan(spec, splits, program, total, len(sources), workers)
+    return Plan(spec, splits, program)
 
 
 def default_workers() -> int:
     """Return how many local workers to start when none were asked for: one for each core that we may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _described(phases: tuple[Phase, ...], total: int, files: int, workers: int) -> str:
+    maps = phases[0].tasks
+    reduces = " + ".join(_count(phase.tasks, "reduce task") for phase in phases[1:]) or "no reduce task"
+    told = f"{_count(maps, 'map task')} of {_size(total / maps)}, {reduces}"
+    return f"{told} ({_size(total)} in {_count(files, 'file')}, {_count(workers, 'worker')})"
 
 
 def _phases(steps: Sequence[Step], maps: int, reducers: int) -> tuple[Phase, ...]:
@@ -158,7 +161,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def summarize(plan: Plan, outcomes: Sequence[Sequence[Outcome]], paths: Sequence[Path], seconds: float) -> Summary:
+def summarize(spec: Spec, outcomes: Sequence[Sequence[Outcome]], paths: Sequence[Path], seconds: float) -> Summary:
     """Tell a run that succeeded in numbers. `outcomes` are the winners' of each phase, in the order of the tasks."""
     counters: dict[str, dict[str, int]] = {}
     for outcome in (outcome for phase in outcomes for outcome in phase):
@@ -167,13 +170,13 @@ def summarize(plan: Plan, outcomes: Sequence[Sequence[Outcome]], paths: Sequence
             for name, amount in members.items():
                 totals[name] = totals.get(name, 0) + amount
     return Summary(
-        run=plan.spec.run,
-        job=plan.spec.job,
+        run=spec.run,
+        job=spec.job,
         output=str(paths[0].parent),
         parts=tuple(path.name for path in paths),
         seconds=round(seconds, 3),
-        map_tasks=len(plan.splits),
-        reducers=plan.spec.phases[-1].tasks if len(plan.spec.phases) > 1 else 0,
+        map_tasks=spec.phases[0].tasks,
+        reducers=spec.phases[-1].tasks if len(spec.phases) > 1 else 0,
         records_read=sum(outcome.records for outcome in outcomes[0]),
         bytes_read=sum(outcome.size for outcome in outcomes[0]),
         records_written=sum(outcome.written for outcome in outcomes[-1]),

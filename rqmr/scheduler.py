@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from rqmr.model import AttemptId, Facts, RunningAttempt, RunState
+from rqmr.model import AttemptId, Facts, RunningAttempt, RunState, Spec
 
 
 class Policy(Struct, frozen=True):
@@ -20,8 +20,19 @@ class Policy(Struct, frozen=True):
     #: claiming for some seconds, so few are enough, and every one waits before others' RQ jobs in the queue. (A fork
     #: costs 26 ms, a claim 0.1 ms.)
     tickets_beyond: int = 1
-    #: A ticket that was not taken in this time is looked for in its queue: RQ can lose a popped one for ever.
-    ticket_ms: int = 5_000
+    #: A ticket that was not taken in this time is looked for in its queue: RQ can lose a popped one for ever, and a
+    #: worker that can't run it fails it.
+    ticket_ms: int = 2_000
+    #: An attempt that was silent for so long has missed a heartbeat: RQ is asked whether its work-horse died.
+    silent_ms: int = 1_500
+    #: A horse that is told to stop ends in five seconds. One that still holds a lost attempt after this is stuck.
+    stuck_ms: int = 10_000
+    #: From here on the run's own settings: whether one horse stands by when there is nothing to do,
+    stands_by: bool = True
+    #: whether stragglers get backups,
+    backs_up: bool = True
+    #: and how long a lost attempt may be silent (0: for ever) although nobody else has won.
+    stall_ms: int = 0
     #: An attempt is a straggler when it has taken, or by its progress will take, this many times the median of those
     #: committed. Tasks that vary two- or threefold are none.
     straggler_factor: float = 4.0
@@ -40,6 +51,19 @@ class Expire(Struct, frozen=True):
     """The attempt's lease has run out."""
 
     attempt: AttemptId
+
+
+class AskAfter(Struct, frozen=True):
+    """The attempts are silent: did their work-horses die?"""
+
+    attempts: tuple[RunningAttempt, ...]
+
+
+class Stop(Struct, frozen=True):
+    """The lost attempt's work-horse is stuck in it, beyond hearing."""
+
+    attempt: AttemptId
+    ticket: str
 
 
 class Advance(Struct, frozen=True):
@@ -67,7 +91,12 @@ class BackUp(Struct, frozen=True):
     worker: str
 
 
-Instruction = Expire | Advance | Enqueue | LookFor | BackUp
+Instruction = Expire | AskAfter | Stop | Advance | Enqueue | LookFor | BackUp
+
+
+def policy_of(spec: Spec) -> Policy:
+    """Return the policy for a run."""
+    return Policy(stands_by=not spec.is_private, backs_up=spec.backups, stall_ms=spec.stall_ms)
 
 
 def decide(facts: Facts, policy: Policy = _POLICY) -> list[Instruction]:
@@ -77,7 +106,13 @@ def decide(facts: Facts, policy: Policy = _POLICY) -> list[Instruction]:
     current = facts.phases[facts.phase]
     if current.committed >= current.phase.tasks:
         return [Advance(facts.phase)]
-    return [*_expired(facts), *_window(facts, policy), *_stragglers(facts, policy)]
+    return [
+        *_expired(facts),
+        *_silent(facts, policy),
+        *_stuck(facts, policy),
+        *_window(facts, policy),
+        *_stragglers(facts, policy),
+    ]
 
 
 def is_complete(facts: Facts) -> bool:
@@ -91,14 +126,34 @@ def _expired(facts: Facts) -> Iterator[Instruction]:
             yield Expire(attempt.id)
 
 
+def _silent(facts: Facts, policy: Policy) -> Iterator[Instruction]:
+    silent = tuple(
+        each
+        for each in facts.running
+        if each.ticket and each.deadline_ms > facts.now_ms and facts.now_ms - each.renewed_ms > policy.silent_ms
+    )
+    if silent:
+        yield AskAfter(silent)
+
+
+def _stuck(facts: Facts, policy: Policy) -> Iterator[Instruction]:
+    for each in facts.lost:
+        silent_ms = facts.now_ms - each.lost_ms
+        is_stalled = policy.stall_ms and silent_ms > policy.stall_ms
+        if silent_ms > policy.stuck_ms and (each.is_beaten or is_stalled):
+            yield Stop(each.id, each.ticket)
+
+
 def _window(facts: Facts, policy: Policy) -> Iterator[Instruction]:
-    waiting = sum(phase.pending for phase in facts.phases[: facts.phase + 1])
+    waiting = 0 if facts.is_full else sum(phase.pending for phase in facts.phases[: facts.phase + 1])
     busy = len({attempt.worker for attempt in facts.running})
     window = min(waiting, max(0, facts.workers - busy) + policy.tickets_beyond)
+    if not window and policy.stands_by and not facts.has_standby:
+        window = 1  # if the driver dies now, somebody has to see it
     if window > len(facts.tickets):
         yield Enqueue(window - len(facts.tickets))
     overdue = tuple(ticket for ticket, at in facts.tickets.items() if facts.now_ms - at > policy.ticket_ms)
-    if waiting and overdue:
+    if window and overdue:
         yield LookFor(overdue)
 
 
@@ -109,7 +164,7 @@ def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
     nothing is a straggler. (The paper, section 3.6; what slow means is Zaharia's LATE: by the estimated end.)
     """
     current = facts.phases[facts.phase]
-    if current.pending or not facts.median_ms:
+    if not policy.backs_up or current.pending or not facts.median_ms:
         return
     of_phase = [each for each in facts.running if each.id.task in current.phase]
     backed_up = [each.id.task for each in of_phase if each.id.task in facts.backups]

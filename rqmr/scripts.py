@@ -18,6 +18,8 @@ NAMES = (
     "write",
 )  # fmt: skip
 
+#: How long a work-horse's place as standby lasts if it doesn't ask again.
+STANDBY_MS = 2_000
 #: How often a server may forget its scripts in the middle of one call.
 _FORGETFUL = 5
 
@@ -42,12 +44,16 @@ class Scripts:
     def claim(
         self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str, lease_ms: int
     ) -> Claim | str:
-        """Return a claim, or "NOTHING", or "ENDED"."""
+        """Return a claim, or "STAND BY", "NOTHING" or "ENDED"."""
         k = self._keys
         reply = self._call(
             "claim",
-            [k.run, k.pending, k.leases, k.attempts, k.tries, k.claims, k.tickets, k.backups, k.events],
+            [
+                k.run, k.pending, k.leases, k.attempts, k.tries, k.claims, k.tickets, k.backups, k.events, k.holders,
+                k.standby,
+            ],
             token, sequence, ticket.rpartition("-t")[2], named, worker, host, lease_ms, k.lease_prefix, PHASE_STRIDE,
+            STANDBY_MS,
         )  # fmt: skip
         return Claim(AttemptId.parse(reply[1]), int(reply[2])) if reply[0] == "CLAIMED" else str(reply[0])
 
@@ -85,7 +91,7 @@ class Scripts:
         return list(
             self._call(
                 "commit",
-                [*self._of_task(attempt), k.totals(task), k.durations(task), k.events]
+                [*self._of_task(attempt), k.totals(task), k.durations(task), k.events, k.holders]
                 + [k.shuffle(step, partition) for partition in partitions],
                 str(attempt), str(task), encoded, claim.started_ms, outcome.records, outcome.size,
                 segment_field(task.index, attempt.number, 0), f"keys:s{step}", outcome.key_type,
@@ -95,23 +101,25 @@ class Scripts:
     def fail(self, attempt: AttemptId, *, phase: int, max_failed: int, failure: bytes, message: str) -> str:
         """Return "FAILED", "RUN FAILED", "STALE" or "ENDED"."""
         task = attempt.task
-        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events, self._keys.backups]
         line = rank(phase, task.index)
+        keys = self._at_the_end_of(attempt)
         return str(self._call("fail", keys, str(attempt), str(task), line, max_failed, failure, message))
 
-    def expire(self, attempt: AttemptId, *, phase: int, max_lost: int, failure: bytes) -> str:
-        """Return "LOST", "RUN FAILED", "ALIVE" or "ENDED"."""
+    def expire(
+        self, attempt: AttemptId, *, phase: int, max_lost: int, failure: bytes, dead_since: int | None = None
+    ) -> str:
+        """Return "LOST", "RUN FAILED", "ALIVE" or "ENDED"; `dead_since`: last renewal of one whose horse died."""
         task = attempt.task
-        keys = [*self._of_task(attempt), self._keys.totals(task), self._keys.events, self._keys.backups]
         line = rank(phase, task.index, urgent=True)
-        return str(self._call("expire", keys, str(attempt), str(task), line, max_lost, failure))
+        died = "" if dead_since is None else dead_since
+        keys = self._at_the_end_of(attempt)
+        return str(self._call("expire", keys, str(attempt), str(task), line, max_lost, failure, died))
 
     def release(self, attempt: AttemptId, *, phase: int) -> str:
         """Return "RELEASED", "STALE" or "ENDED"."""
         line = rank(phase, attempt.task.index)
-        return str(
-            self._call("release", [*self._of_task(attempt), self._keys.backups], str(attempt), str(attempt.task), line)
-        )
+        keys = [*self._of_task(attempt), self._keys.backups, self._keys.holders]
+        return str(self._call("release", keys, str(attempt), str(attempt.task), line))
 
     def reopen(
         self, attempt: AttemptId, outcome: Outcome, reader: TaskId, *, phase: int, max_lost: int, failure: bytes
@@ -140,7 +148,7 @@ class Scripts:
         return str(self._call("back_up", keys, str(attempt), str(task), worker, rank(phase, task.index)))
 
     def drive(self, driver: str, *, lease_ms: int) -> list[Any]:
-        """Return ["DRIVING", epoch], ["HELD", by whom] or ["ENDED"]."""
+        """Return ["DRIVING", epoch], ["HELD", by whom], ["RESIGNED"] or ["ENDED"]."""
         return list(self._call("drive", [self._keys.run, self._keys.driver], driver, lease_ms))
 
     def finish(self, state: str, failure: bytes = b"") -> str:
@@ -150,6 +158,10 @@ class Scripts:
     def _of_task(self, attempt: AttemptId) -> list[str]:
         k, task = self._keys, attempt.task
         return [k.run, k.winners(task), k.pending, k.leases, k.lease(attempt), k.attempts, k.tries]
+
+    def _at_the_end_of(self, attempt: AttemptId) -> list[str]:
+        k = self._keys
+        return [*self._of_task(attempt), k.totals(attempt.task), k.events, k.backups, k.holders]
 
 
 def _text(reply: Any) -> Any:

@@ -5,10 +5,9 @@ Whatever is written can be written again: redis-py repeats a command whose reply
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Literal
 
 import msgspec
 from msgspec import structs
@@ -16,6 +15,7 @@ from msgspec import structs
 from rqmr import keys
 from rqmr.connection import Client
 from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError, StoreError
+from rqmr.facts import read_facts
 from rqmr.keys import RunKeys
 from rqmr.model import (
     PROTOCOL,
@@ -26,9 +26,7 @@ from rqmr.model import (
     Failure,
     Outcome,
     Phase,
-    PhaseFacts,
     Progress,
-    RunningAttempt,
     RunState,
     Spec,
     Split,
@@ -142,10 +140,16 @@ class State:
         reply = self.scripts.drive(driver, lease_ms=lease_ms)
         return int(reply[1]) if reply[0] == "DRIVING" else None
 
+    def resign(self, driver: str) -> None:
+        """Give the driver's lease back, if it is held."""
+        self.scripts.drive(driver, lease_ms=0)
+
     # --- attempts ---------------------------------------------------------------------------------------------
 
-    def claim(self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str) -> Claim | None:
-        """Take the next task, None if there is nothing to take now.
+    def claim(
+        self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str
+    ) -> Claim | Literal["STAND BY", "NOTHING"]:
+        """Take the next task, or "NOTHING" if there is none now, or "STAND BY": none, and this horse waits for one.
 
         Raises:
             AttemptEnded: the run has ended.
@@ -156,7 +160,9 @@ class State:
         )
         if reply == "ENDED":
             raise AttemptEnded(f"run {self.run} has ended")
-        return reply if isinstance(reply, Claim) else None
+        if isinstance(reply, Claim):
+            return reply
+        return "STAND BY" if reply == "STAND BY" else "NOTHING"
 
     def renew(self, claim: Claim, *, worker: str, host: str, progress: Progress) -> bool:
         """Renew an attempt's lease; whether its work is still wanted."""
@@ -196,15 +202,20 @@ class State:
             message=failure.message[:200],
         )
 
-    def expire(self, attempt: AttemptId) -> str:
-        """Call an attempt lost if its lease has run out; return the script's word."""
+    def expire(self, attempt: AttemptId, *, dead_since: int | None = None) -> str:
+        """Call an attempt lost if its lease has run out; return the script's word.
+
+        `dead_since`: RQ says that its horse died; it is lost at once, unless it has renewed its lease after these ms.
+        """
         message = (
             f"task {attempt.task} was lost {self.spec.max_lost} times: each time its worker died or was silent for "
             f"{self.spec.lease_ms / 1000:g} s; does it run out of memory, or end its process?"
         )
         failure = Failure(message, task=str(attempt.task))
         phase = self.spec.phase_of(attempt.task)
-        return self.scripts.expire(attempt, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure))
+        return self.scripts.expire(
+            attempt, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure), dead_since=dead_since
+        )
 
     def release(self, attempt: AttemptId) -> str:
         """Let go of an attempt's task, uncharged; return the script's word."""
@@ -233,6 +244,14 @@ class State:
         """The step whose reducers read what the phase writes."""
         phases = self.spec.phases
         return phases[phase + 1].step if phase + 1 < len(phases) else 0
+
+    def stand_down(self) -> None:
+        """Give up the place of the horse that stands by."""
+        self.client.delete(self.keys.standby)
+
+    def let_go(self, attempt: AttemptId) -> None:
+        """Forget a lost attempt: nothing more is to be done about its work-horse."""
+        self.client.hdel(self.keys.holders, str(attempt))
 
     # --- winners ----------------------------------------------------------------------------------------------
 
@@ -273,45 +292,12 @@ class State:
 
     def facts(self, *, workers: int = 0) -> Facts | None:
         """Return what is true of the run now; None if it is gone."""
-        k, phases = self.keys, self.spec.phases
-        pipe = self.client.pipeline(transaction=True)
-        pipe.time()
-        pipe.hmget(k.run, "state", "phase", "failure", *(f"started:{number}" for number in range(len(phases))))
-        pipe.zrange(k.leases, 0, -1, withscores=True)
-        pipe.zrange(k.tickets, 0, -1, withscores=True)
-        pipe.hkeys(k.backups)
-        for number, phase in enumerate(phases):
-            low, high = keys.ranks_of(number)
-            pipe.hlen(k.winners(phase))
-            pipe.zcount(k.pending, low, high - 1)
-            pipe.hgetall(k.totals(phase))
-            pipe.lrange(k.durations(phase), 0, -1)
-        time, (state, current, failure, *started), leases, tickets, backups, *rest = pipe.execute()
-        if state is None:
-            return None
-        running = self._running([(AttemptId.parse(attempt.decode()), int(deadline)) for attempt, deadline in leases])
-        told = [rest[start : start + 4] for start in range(0, len(rest), 4)]  # for each phase
-        durations = told[min(int(current), len(phases) - 1)][3]
-        return Facts(
-            now_ms=_ms(time),
-            state=RunState(state.decode()),
-            phase=int(current),
-            started_ms=int(started[0] or 0),
-            phases=tuple(_phase_facts(*each, running) for each in zip(phases, started, told, strict=True)),
-            running=tuple(running),
-            tickets={self._ticket(ticket.decode()): int(at) for ticket, at in tickets},
-            backups=frozenset(TaskId.parse(task.decode()) for task in backups),
-            median_ms=max(1, int(statistics.median(map(int, durations)))) if durations else 0,
-            failure=msgspec.msgpack.decode(failure, type=Failure) if failure else None,
-            workers=workers,
-        )
+        return read_facts(self.client, self.keys, self.spec, workers=workers)
 
-    def _running(self, leases: Sequence[tuple[AttemptId, int]]) -> list[RunningAttempt]:
-        pipe = self.client.pipeline(transaction=False)
-        for attempt, _ in leases:
-            pipe.hgetall(self.keys.lease(attempt))
-        told = pipe.execute()
-        return [_running(attempt, deadline, fields) for (attempt, deadline), fields in zip(leases, told, strict=True)]
+    def tell(self, what: str, subject: str, note: str) -> None:
+        """Add an event; nothing if the run is gone."""
+        fields = {"what": what, "subject": subject, "note": note}
+        self.client.xadd(self.keys.events, fields, maxlen=_BATCH, approximate=True, nomkstream=True)
 
     def events(self, since: str = "0") -> tuple[str, list[Event]]:
         """Return the events after a position in the stream, and the position behind them."""
@@ -338,34 +324,3 @@ def _ms(time: tuple[int, int]) -> int:
 def _winner(entry: bytes) -> tuple[AttemptId, Outcome]:
     attempt, _, outcome = entry.partition(b"\n")
     return AttemptId.parse(attempt.decode()), msgspec.msgpack.decode(outcome, type=Outcome)
-
-
-def _running(attempt: AttemptId, deadline: int, told: dict[bytes, bytes]) -> RunningAttempt:
-    def number(name: bytes) -> int:
-        return int(told.get(name, b"0"))
-
-    return RunningAttempt(
-        id=attempt,
-        worker=told.get(b"worker", b"").decode(),
-        host=told.get(b"host", b"").decode(),
-        started_ms=number(b"started"),
-        deadline_ms=deadline,
-        renewed_ms=number(b"renewed"),
-        progress=Progress(number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0"))),
-    )
-
-
-def _phase_facts(phase: Phase, started: bytes | None, told: Any, running: Sequence[RunningAttempt]) -> PhaseFacts:
-    committed, pending, totals, _ = told
-    of_phase = [each for each in running if each.id.task in phase]
-    return PhaseFacts(
-        phase=phase,
-        committed=committed,
-        pending=pending,
-        running=len(of_phase),
-        lost=int(totals.get(b"lost", 0)),
-        failed=int(totals.get(b"failed", 0)),
-        records=int(totals.get(b"records", 0)),
-        size=int(totals.get(b"bytes", 0)),
-        started_ms=int(started or 0),
-    )

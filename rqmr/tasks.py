@@ -28,6 +28,7 @@ class Place:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.waits = False  # for memory in Redis: no fault of the code
         self.records = 0  # of the blocks, or the groups, behind it
         self.size = 0  # their bytes
         self.block: Block | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rqmr.dispatch import Dispatch
-from rqmr.model import Facts
-from rqmr.scheduler import Advance, BackUp, Enqueue, Expire, Instruction, LookFor, decide
+from rqmr.model import Facts, RunningAttempt
+from rqmr.scheduler import Advance, AskAfter, BackUp, Enqueue, Expire, Instruction, LookFor, Stop, decide, policy_of
 from rqmr.state import State
 
 
@@ -12,7 +14,7 @@ def tick(state: State, dispatch: Dispatch) -> Facts | None:
     """Do what is to be done for a run now; return the facts that it was decided from, None if the run is gone."""
     facts = state.facts(workers=dispatch.workers())
     if facts is not None:
-        for instruction in decide(facts):
+        for instruction in decide(facts, policy_of(state.spec)):
             _act(instruction, state, dispatch)
     return facts
 
@@ -21,13 +23,33 @@ def _act(instruction: Instruction, state: State, dispatch: Dispatch) -> None:
     match instruction:
         case Expire(attempt):
             state.expire(attempt)
+        case AskAfter(attempts):
+            _ask_after(attempts, state, dispatch)
+        case Stop(attempt, ticket):
+            dispatch.stop(ticket)
+            state.let_go(attempt)
         case Advance(phase):
             state.advance(phase)
         case Enqueue(count):
             dispatch.enqueue(state.run, state.new_tickets(count))
         case LookFor(tickets):
-            missing = set(dispatch.missing(tickets))
-            state.forget_tickets(missing)
-            state.keep_tickets(set(tickets) - missing)
+            _look_for(tickets, state, dispatch)
         case BackUp(attempt, worker):
             state.back_up(attempt, worker)
+
+
+def _ask_after(attempts: Sequence[RunningAttempt], state: State, dispatch: Dispatch) -> None:
+    """Expire the attempts whose work-horse has died, as RQ has seen: its worker waits for it."""
+    over = set(dispatch.over({attempt.ticket for attempt in attempts}))
+    for attempt in attempts:
+        if attempt.ticket in over:
+            state.expire(attempt.id, dead_since=attempt.renewed_ms)
+
+
+def _look_for(tickets: Sequence[str], state: State, dispatch: Dispatch) -> None:
+    """Forget the tickets that aren't queued any more, and tell of those that a worker couldn't run."""
+    missing = set(dispatch.missing(tickets))
+    for worker, problem in dispatch.refusals(missing):
+        state.tell("refused", worker, problem)
+    state.forget_tickets(missing)
+    state.keep_tickets(set(tickets) - missing)

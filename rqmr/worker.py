@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import time
+from typing import Literal
 
 import redis
 from msgspec import structs
@@ -31,6 +32,7 @@ from rqmr.heartbeat import Heartbeat
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
 from rqmr.model import Claim, Failure, Kind
+from rqmr.scheduler import is_complete
 from rqmr.segments import RedisSegments, RedisSink
 from rqmr.state import State
 from rqmr.tasks import Place, Task
@@ -38,6 +40,11 @@ from rqmr.tick import tick
 
 #: How long one work-horse goes on claiming before it returns to RQ: others' RQ jobs must get their turn.
 _TURN_SECONDS = 3.0
+#: How long a horse that stands by does so at least, though others' RQ jobs wait: two runs' horses would else take turns
+#: as fast as RQ can fork.
+_LEAST_STAND_SECONDS = 1.0
+#: Seconds between two looks of a horse that stands by.
+_POLL_SECONDS = 0.25
 
 
 def run_ticket(run: str, ticket: str, task: str) -> None:
@@ -73,25 +80,56 @@ class _Horse:
         self._heartbeat = Heartbeat(state, worker=worker, own_process=own_process)
         # A ticket that was enqueued twice by a repeated command is two horses, and they are told apart.
         self._token = f"{ticket}.{secrets.token_hex(4)}"
+        self._sequence = 0
+        self._stood_since = 0.0
+        self._drives = False
         self._job_class: type[Job] | None = None
 
     def work(self, named: str) -> None:
-        """Claim task after task."""
+        """Claim task after task; when there is none and nobody stands by, wait for one, and for the driver's end."""
         end = time.monotonic() + _TURN_SECONDS
-        sequence = 0
         try:
-            while sequence == 0 or time.monotonic() < end:
-                sequence += 1
-                claim = self._state.claim(
-                    token=self._token, sequence=sequence, ticket=self._ticket, named=named if sequence == 1 else "",
-                    worker=self._worker, host=socket.gethostname(),
-                )  # fmt: skip
-                if claim is None:
+            claim = self._claim(named)
+            while isinstance(claim, Claim) or (claim == "STAND BY" and self._stand_by()):
+                if isinstance(claim, Claim):
+                    self._attempt(claim)
+                if time.monotonic() > end:
                     break
-                self._attempt(claim)
+                claim = self._claim()
         finally:
             self._heartbeat.close()
-            tick(self._state, self._dispatch)  # who leaves fills the window
+            self._leave()
+
+    def _claim(self, named: str = "") -> Claim | Literal["STAND BY", "NOTHING"]:
+        self._sequence += 1
+        return self._state.claim(
+            token=self._token, sequence=self._sequence, ticket=self._ticket, named=named, worker=self._worker,
+            host=socket.gethostname(),
+        )  # fmt: skip
+
+    def _stand_by(self) -> bool:
+        """Do what a driver does if there is none, and wait a little; return whether to stay."""
+        spec = self._state.spec
+        if spec.is_private:
+            return False
+        self._stood_since = self._stood_since or time.monotonic()
+        if self._state.drive(self._token, lease_ms=spec.lease_ms) is not None:
+            self._drives = True
+            facts = tick(self._state, self._dispatch)
+            if facts is None or is_complete(facts):  # what is left is the collecting, which is a driver's
+                return False
+        if time.monotonic() - self._stood_since > _LEAST_STAND_SECONDS and self._dispatch.is_wanted():
+            return False
+        time.sleep(_POLL_SECONDS)
+        return True
+
+    def _leave(self) -> None:
+        """Let another one stand by and drive, and fill the window."""
+        if self._stood_since:
+            self._state.stand_down()
+        if self._drives:
+            self._state.resign(self._token)
+        tick(self._state, self._dispatch)
 
     def _attempt(self, claim: Claim) -> None:
         """Run one attempt to its end, which is one of these.

@@ -16,7 +16,7 @@ FLOORS = [
     ["errors", "model", "config", "keys", "codec"],
     ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "scheduler"],
     ["shuffle", "tasks"],
-    ["connection", "scripts", "state", "segments", "heartbeat"],
+    ["connection", "scripts", "facts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],
     ["inline", "driver", "supervise", "server", "local"],
     ["meter", "api", "progress", "cli", "__main__"],

@@ -4,16 +4,21 @@
 -- redis-py silently repeats a command whose reply was lost, and a repeat must not take a second task.  So a claim
 -- carries the horse's token and a sequence number: the same pair gets the same answer.
 --
+-- When there is nothing to take one horse stands by, for what may come and for a driver that may die.  Its place is
+-- an expiring key; who finds it taken leaves.
+--
 --   KEYS[1]  run        KEYS[2]  pending    KEYS[3]  leases     KEYS[4]  attempts   KEYS[5]  tries
---   KEYS[6]  claims     KEYS[7]  tickets    KEYS[8]  backups    KEYS[9]  events
+--   KEYS[6]  claims     KEYS[7]  tickets    KEYS[8]  backups    KEYS[9]  events     KEYS[10] holders
+--   KEYS[11] standby
 --   ARGV[1]  token of this horse            ARGV[2]  its sequence number
 --   ARGV[3]  ticket it came with            ARGV[4]  task that the ticket names, "" for none
 --   ARGV[5]  worker     ARGV[6]  host       ARGV[7]  lease, ms
 --   ARGV[8]  prefix of the lease keys       ARGV[9]  distance of two phases in the pending line
+--   ARGV[10] how long its place as standby lasts, ms
 --
---   returns  {"CLAIMED", attempt, started ms} | {"NOTHING"} | {"ENDED", state of the run, or "gone"}
+--   returns  {"CLAIMED", attempt, started ms} | {"STAND BY"} | {"NOTHING"} | {"ENDED", state of the run, or "gone"}
 
-local state, phase, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms'))
+local state, phase, keep, full = unpack(redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms', 'full'))
 if state ~= 'running' then return {'ENDED', state or 'gone'} end
 
 local last = redis.call('HGET', KEYS[6], ARGV[1])
@@ -45,8 +50,14 @@ local function choose()
   end
 end
 
-local task = choose()
-if not task then return {'NOTHING'} end
+local task = not full and choose() -- a full server has no room for another attempt's segments
+local standby = redis.call('GET', KEYS[11])
+if not task then
+  if standby and standby ~= ARGV[1] then return {'NOTHING'} end
+  redis.call('SET', KEYS[11], ARGV[1], 'PX', ARGV[10])
+  return {'STAND BY'}
+end
+if standby == ARGV[1] then redis.call('DEL', KEYS[11]) end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -59,6 +70,7 @@ redis.call('HSET', lease, 'worker', worker, 'host', ARGV[6], 'started', now, 're
 redis.call('PEXPIRE', lease, ARGV[7])
 redis.call('HSET', KEYS[4], attempt, 'running')
 redis.call('HSET', KEYS[6], ARGV[1], ARGV[2] .. ' ' .. attempt .. ' ' .. now)
+redis.call('HSET', KEYS[10], attempt, ARGV[3] .. '\n' .. worker .. '\n' .. ARGV[6])
 redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'claimed', 'subject', attempt, 'note', 'by ' .. worker)
-for _, i in ipairs({3, 4, 5, 6, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
+for _, i in ipairs({3, 4, 5, 6, 9, 10}) do redis.call('PEXPIRE', KEYS[i], keep) end
 return {'CLAIMED', attempt, now}

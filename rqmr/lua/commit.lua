@@ -7,7 +7,8 @@
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
 --   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  durations  KEYS[10] events
---   KEYS[11] and on: the shuffle hashes that this attempt has a segment in
+--   KEYS[11] holders
+--   KEYS[12] and on: the shuffle hashes that this attempt has a segment in
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  its outcome, kept with the winner
 --   ARGV[4]  started ms ARGV[5]  records    ARGV[6]  bytes
 --   ARGV[7]  field of its segments' chunk 0, which is written last
@@ -30,8 +31,8 @@ end
 local was = redis.call('HGET', KEYS[6], attempt)
 if was ~= 'running' and was ~= 'revived' and was ~= 'lost' then return {'ENDED'} end
 
-for i = 11, #KEYS do
-  if redis.call('HEXISTS', KEYS[i], ARGV[7]) == 0 then return {'MISSING', i - 10} end
+for i = 12, #KEYS do
+  if redis.call('HEXISTS', KEYS[i], ARGV[7]) == 0 then return {'MISSING', i - 11} end
 end
 if ARGV[9] ~= '' then
   local others = redis.call('HGET', KEYS[1], ARGV[8])
@@ -45,6 +46,7 @@ redis.call('HSET', KEYS[2], task, attempt .. '\n' .. ARGV[3])
 redis.call('ZREM', KEYS[3], task)
 redis.call('ZREM', KEYS[4], attempt)
 redis.call('DEL', KEYS[5])
+redis.call('HDEL', KEYS[11], attempt)
 redis.call('HSET', KEYS[6], attempt, 'committed')
 if was ~= 'lost' then redis.call('HINCRBY', KEYS[7], task .. ':running', -1) end
 redis.call('HINCRBY', KEYS[8], 'records', ARGV[5])

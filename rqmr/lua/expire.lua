@@ -1,13 +1,17 @@
 #!lua flags=allow-oom
--- expire: an attempt's lease has run out; the attempt is lost, and its task is pending again, first in line.
+-- expire: an attempt's lease has run out, or RQ says that its work-horse died; the attempt is lost, and its task is
+-- pending again, first in line.
 --
 -- The machine's fault and not the code's, so it is charged to a budget of its own, once for each attempt: one that
 -- revives and is lost again costs nothing more.
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
 --   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events     KEYS[10] backups
+--   KEYS[11] holders
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line, an urgent one
 --   ARGV[4]  attempts that may be lost      ARGV[5]  the run's failure if this is one too many
+--   ARGV[6]  "" if the lease has run out; for a dead horse's, the ms of its last renewal that is known: a later one
+--            tells that it lives
 --
 --   returns  "LOST" | "RUN FAILED" | "ALIVE" (it was renewed meanwhile) | "ENDED" (it holds no lease: asked twice, too)
 
@@ -16,7 +20,17 @@ local attempt, task = ARGV[1], ARGV[2]
 local deadline = redis.call('ZSCORE', KEYS[4], attempt)
 if state ~= 'running' or not deadline then return 'ENDED' end
 local time = redis.call('TIME')
-if tonumber(deadline) > time[1] * 1000 + math.floor(time[2] / 1000) then return 'ALIVE' end
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local died = ARGV[6] ~= ''
+if died then
+  if redis.call('HGET', KEYS[5], 'renewed') ~= ARGV[6] then return 'ALIVE' end
+  redis.call('HDEL', KEYS[11], attempt)
+elseif tonumber(deadline) > now then
+  return 'ALIVE'
+else -- its horse may still hold the task: stuck, stopped or cut off
+  local holder = redis.call('HGET', KEYS[11], attempt)
+  if holder then redis.call('HSET', KEYS[11], attempt, string.match(holder, '^[^\n]*\n[^\n]*\n[^\n]*') .. '\n' .. now) end
+end
 
 redis.call('ZREM', KEYS[4], attempt)
 redis.call('DEL', KEYS[5])
@@ -25,7 +39,7 @@ redis.call('HSET', KEYS[6], attempt, 'lost')
 local running = redis.call('HINCRBY', KEYS[7], task .. ':running', -1)
 if redis.call('HEXISTS', KEYS[2], task) == 1 then return 'LOST' end
 
-redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'lost', 'subject', attempt, 'note', 'its lease expired')
+redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'lost', 'subject', attempt, 'note', died and 'its work-horse died' or 'its lease expired')
 for _, i in ipairs({6, 7, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
 if was == 'running' then
   local lost = redis.call('HINCRBY', KEYS[7], task .. ':lost', 1)

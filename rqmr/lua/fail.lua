@@ -3,6 +3,7 @@
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
 --   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  totals     KEYS[9]  events     KEYS[10] backups
+--   KEYS[11] holders
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line
 --   ARGV[4]  attempts that may fail         ARGV[5]  the failure            ARGV[6]  its message, for the events
 --
@@ -16,6 +17,7 @@ if state ~= 'running' or (was ~= 'running' and was ~= 'revived' and was ~= 'lost
 
 redis.call('ZREM', KEYS[4], attempt)
 redis.call('DEL', KEYS[5])
+redis.call('HDEL', KEYS[11], attempt)
 local running = redis.call('HINCRBY', KEYS[7], task .. ':running', was == 'lost' and 0 or -1)
 if redis.call('HEXISTS', KEYS[2], task) == 1 then
   redis.call('HSET', KEYS[6], attempt, 'stale')

@@ -2,7 +2,7 @@
 -- release: an attempt lets go of its task, uncharged: another one won, or it can't go on through no fault of its own.
 --
 --   KEYS[1]  run        KEYS[2]  winners    KEYS[3]  pending    KEYS[4]  leases     KEYS[5]  lease
---   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  backups
+--   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  backups    KEYS[9]  holders
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  the task's place in the pending line
 --
 --   returns  "RELEASED" (its task is pending) | "STALE" (another attempt won, or has the task now)
@@ -15,6 +15,7 @@ if state ~= 'running' or (was ~= 'running' and was ~= 'revived' and was ~= 'lost
 
 redis.call('ZREM', KEYS[4], attempt)
 redis.call('DEL', KEYS[5])
+redis.call('HDEL', KEYS[9], attempt)
 local running = redis.call('HINCRBY', KEYS[7], task .. ':running', was == 'lost' and 0 or -1)
 local won = redis.call('HEXISTS', KEYS[2], task) == 1
 redis.call('HSET', KEYS[6], attempt, won and 'stale' or 'released')

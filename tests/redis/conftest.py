@@ -63,7 +63,14 @@ class Run:
     def claim(
         self, worker: str = "w1", *, ticket: str = "", named: str = "", token: str = "", sequence: int = 1
     ) -> Claim | None:
-        """Claim as a horse of its own, unless a token is given."""
+        """Claim as a horse of its own, unless a token is given; None if there is nothing to take."""
+        told = self.ask(worker, ticket=ticket, named=named, token=token, sequence=sequence)
+        return told if isinstance(told, Claim) else None
+
+    def ask(
+        self, worker: str = "w1", *, ticket: str = "", named: str = "", token: str = "", sequence: int = 1
+    ) -> Claim | str:
+        """Claim, and return also the script's word."""
         token = token or f"horse-{next(self._horses)}"
         return self.state.claim(
             token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host="somewhere"

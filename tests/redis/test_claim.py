@@ -7,6 +7,7 @@ import redis as redis_py
 
 from rqmr.errors import AttemptEnded
 from rqmr.model import Kind, TaskId
+from rqmr.scripts import STANDBY_MS
 
 #: A reader whose own task isn't committed.
 NOBODY = TaskId(9, Kind.REDUCE, 0)
@@ -179,12 +180,44 @@ def test_with_nothing_pending_a_claim_only_strikes_its_ticket_off(make_run):
     """A claim that gets nothing leaves no trace but that its ticket was taken."""
     run = make_run(maps=1)
     run.claim()
+    assert run.ask(token="who stands by") == "STAND BY"
     before = run.dump()
     [(ticket, _)] = run.state.new_tickets(1)
 
     assert run.claim(ticket=ticket) is None
 
     assert run.dump(run.keys.run) == {key: value for key, value in before.items() if key != run.keys.run}
+
+
+def test_with_nothing_pending_one_horse_stands_by(make_run):
+    """It is there when something comes; the others leave."""
+    run = make_run(maps=1)
+    claim = run.claim()
+
+    assert run.ask(token="a", sequence=1) == "STAND BY"
+    assert run.ask(token="b", sequence=1) == "NOTHING"
+    assert run.ask(token="a", sequence=2) == "STAND BY"
+    assert 0 < run.redis.pttl(run.keys.standby) <= STANDBY_MS
+    run.fail(claim)
+    assert run.claim(token="a", sequence=3).attempt.task == claim.attempt.task
+    assert not run.redis.exists(run.keys.standby)
+
+
+def test_the_place_of_a_horse_that_stands_by_can_be_given_up(make_run):
+    run = make_run(maps=1)
+    run.claim()
+    assert run.ask(token="a") == "STAND BY"
+    run.state.stand_down()
+    assert run.ask(token="b") == "STAND BY"
+
+
+def test_while_memory_is_short_no_task_is_given(run):
+    """There is no room for another attempt's segments."""
+    run.redis.hset(run.keys.run, "full", 1)
+    assert run.ask(token="a") == "STAND BY"
+    assert run.ask(token="b") == "NOTHING"
+    run.redis.hdel(run.keys.run, "full")
+    assert run.claim(token="b", sequence=2)
 
 
 def test_a_run_that_has_ended_gives_no_task(run, ending):

@@ -55,3 +55,13 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert run.scripts.drive("one", lease_ms=5_000) == ["DRIVING", 1]
+
+
+def test_who_drives_can_give_the_lease_back(run):
+    """The next one needn't wait until it runs out."""
+    assert run.state.drive("a", lease_ms=60_000) == 1
+    run.state.resign("b")
+    assert run.state.drive("b", lease_ms=60_000) is None
+    run.state.resign("a")
+    assert run.state.drive("b", lease_ms=60_000) == 2
+    assert run.state.facts().driver == "b"

@@ -159,3 +159,55 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert run.state.expire(claim.attempt) == "ALIVE"
+
+
+def renewed_ms(run, claim) -> int:
+    return int(run.redis.hget(run.keys.lease(claim.attempt), "renewed"))
+
+
+def test_an_attempt_whose_work_horse_died_is_lost_at_once(run):
+    """RQ sees the end of a horse; nobody has to wait for the lease."""
+    claim = run.claim()
+
+    assert run.state.expire(claim.attempt, dead_since=renewed_ms(run, claim)) == "LOST"
+
+    assert run.attempt_is(claim) == "lost"
+    assert not run.is_leased(claim)
+    assert run.line()[0] == str(claim.attempt.task)
+    assert run.tries(claim, "lost") == 1
+    assert not run.state.facts().lost, "no horse is left that could be stuck"
+
+
+def test_an_attempt_that_was_heard_of_since_is_not_dead(run):
+    """RQ told of another horse: a ticket that was enqueued twice is two."""
+    claim = run.claim()
+    known = renewed_ms(run, claim)
+    run.wait_until(lambda: run.renew(claim) == "RENEWED" and renewed_ms(run, claim) > known)
+    before = run.dump()
+
+    assert run.state.expire(claim.attempt, dead_since=known) == "ALIVE"
+
+    assert run.dump() == before
+
+
+def test_a_lost_attempt_is_remembered_until_it_tells_its_end(run):
+    """Its horse may be stuck in it; who holds it, and since when it is lost, stays known."""
+    claim = run.claim("w7", ticket="x-t5")
+    run.lose(claim)
+
+    (lost,) = run.state.facts().lost
+    assert (lost.id, lost.ticket, lost.is_beaten) == (claim.attempt, f"{run.spec.run}-t5", False)
+    assert abs(run.state.facts().now_ms - lost.lost_ms) < 5_000
+
+    backup = run.claim("w8", named=str(claim.attempt.task))
+    run.commit(backup)
+    assert [each.is_beaten for each in run.state.facts().lost] == [True]
+    run.state.release(claim.attempt)
+    assert not run.state.facts().lost
+
+
+def test_a_lost_attempt_can_be_let_go(run):
+    claim = run.claim()
+    run.lose(claim)
+    run.state.let_go(claim.attempt)
+    assert not run.state.facts().lost

@@ -7,8 +7,19 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from rqmr.model import AttemptId, Facts, Kind, Phase, PhaseFacts, Progress, RunningAttempt, RunState, TaskId
-from rqmr.scheduler import Advance, BackUp, Enqueue, Expire, LookFor, Policy, decide, is_complete
+from rqmr.model import (
+    AttemptId,
+    Facts,
+    Kind,
+    LostAttempt,
+    Phase,
+    PhaseFacts,
+    Progress,
+    RunningAttempt,
+    RunState,
+    TaskId,
+)
+from rqmr.scheduler import Advance, AskAfter, BackUp, Enqueue, Expire, LookFor, Policy, Stop, decide, is_complete
 
 NOW = 1_700_000_000_000
 USUAL = Policy()
@@ -48,6 +59,9 @@ def facts(
     median_ms: int = 0,
     backups: Iterable[TaskId] = (),
     state: RunState = RunState.RUNNING,
+    has_standby: bool = True,
+    lost: tuple[LostAttempt, ...] = (),
+    is_full: bool = False,
 ) -> Facts:
     """A run of two phases; what of the current phase neither runs nor waits is committed."""
 
@@ -68,6 +82,9 @@ def facts(
         backups=frozenset(backups),
         median_ms=median_ms,
         failure=None,
+        has_standby=has_standby,
+        lost=lost,
+        is_full=is_full,
         workers=workers,
     )
 
@@ -180,7 +197,7 @@ def test_tasks_of_a_later_phase_get_no_tickets():
 
 def test_overdue_tickets_are_looked_for():
     """RQ can lose a popped one for ever; those that wait for a short time are left alone."""
-    tickets = {"x-t1": NOW - 5_001, "x-t2": NOW - 5_000, "x-t3": NOW - 60_000, "x-t4": NOW}
+    tickets = {"x-t1": NOW - 2_001, "x-t2": NOW - 2_000, "x-t3": NOW - 60_000, "x-t4": NOW}
 
     assert decide(facts(pending=(4, 0), tickets=tickets)) == [LookFor(("x-t1", "x-t3"))]
 
@@ -190,7 +207,68 @@ def test_overdue_tickets_are_not_looked_for_when_nothing_waits():
     assert decide(facts(attempt(0), tickets=outstanding(5, age_ms=60_000))) == []
 
 
+def test_when_nothing_waits_one_ticket_brings_a_horse_that_stands_by():
+    """If the driver dies then, somebody sees it."""
+    assert enqueued(facts(attempt(0), workers=4, has_standby=False)) == 1
+    assert enqueued(facts(attempt(0), workers=4, has_standby=True)) == 0
+    assert enqueued(facts(attempt(0), workers=4, has_standby=False, tickets=outstanding(1))) == 0
+
+
+def test_where_all_ends_with_the_driver_nobody_stands_by():
+    assert enqueued(facts(attempt(0), workers=4, has_standby=False), Policy(stands_by=False)) == 0
+
+
+def test_a_full_server_brings_no_horses_but_the_one_that_stands_by():
+    """They would find nothing to claim, again and again."""
+    assert enqueued(facts(pending=(8, 0), workers=4, is_full=True)) == 0
+    assert enqueued(facts(pending=(8, 0), workers=4, is_full=True, has_standby=False)) == 1
+
+
+# --- silence ------------------------------------------------------------------------------------------------------
+
+
+def silent(index: int, silent_ms: int, **told: int) -> RunningAttempt:
+    return msgspec.structs.replace(attempt(index, **told), renewed_ms=NOW - silent_ms, ticket=f"x-t{index}")
+
+
+def test_rq_is_asked_after_an_attempt_that_missed_a_heartbeat():
+    """It may know that the work-horse died, long before the lease runs out."""
+    asked = [each for each in decide(facts(silent(0, 1_501), silent(1, 1_500))) if isinstance(each, AskAfter)]
+    assert [[every.id.task.index for every in each.attempts] for each in asked] == [[0]]
+
+
+def test_rq_is_not_asked_after_an_attempt_whose_lease_has_run_out():
+    assert decide(facts(silent(0, 20_000, left_ms=0))) == [Expire(silent(0, 0).id)]
+
+
+def lost(*, for_ms: int, is_beaten: bool) -> LostAttempt:
+    return LostAttempt(AttemptId(TaskId(0, Kind.MAP, 3), 1), "x-t3", NOW - for_ms, is_beaten)
+
+
+@pytest.mark.parametrize(
+    ("for_ms", "is_beaten", "stall_ms", "is_stopped"),
+    [
+        (10_001, True, 0, True),  # told to stop, it would have ended
+        (10_000, True, 0, False),
+        (3_600_000, False, 0, False),  # its work may still be good
+        (60_001, False, 60_000, True),
+        (59_000, False, 60_000, False),
+        (2_000, False, 1_000, False),
+    ],
+)
+def test_a_horse_that_is_stuck_in_a_lost_attempt_is_stopped(for_ms, is_beaten, stall_ms, is_stopped):
+    """One that holds the interpreter hears nothing; only its worker can end it."""
+    decided = decide(facts(attempt(0), lost=(lost(for_ms=for_ms, is_beaten=is_beaten),)), Policy(stall_ms=stall_ms))
+    assert decided == ([Stop(lost(for_ms=0, is_beaten=True).id, "x-t3")] if is_stopped else [])
+
+
 # --- stragglers ---------------------------------------------------------------------------------------------------
+
+
+def test_backups_can_be_turned_off():
+    told = facts(attempt(0, age_ms=3_600_000), median_ms=1_000)
+    assert backed_up(told) == [0]
+    assert backed_up(told, Policy(backs_up=False)) == []
 
 
 def test_nothing_is_slow_while_nothing_is_committed():
