@@ -6,66 +6,31 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from msgspec import structs
 
+from rqmr.access import Server, Where, reach
 from rqmr.config import Config
-from rqmr.connection import check_server, connect, hide_password
-from rqmr.dispatch import Dispatch
-from rqmr.driver import Driver, Observer
-from rqmr.errors import InputError, JobError, RefusedError, RunFailed
+from rqmr.driver import Driver
+from rqmr.errors import InputError, JobError, RefusedError, RunCancelled, RunFailed, Unreachable
 from rqmr.inline import run_inline
-from rqmr.inputs import Source, expand, source_of
+from rqmr.inputs import Source, expand, marks_of, source_of
 from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
 from rqmr.meter import report
-from rqmr.model import Event, Facts, Failure, Header, Summary, new_run_id
+from rqmr.model import Header, Spec, Summary, new_run_id
 from rqmr.output import Output, read_records
-from rqmr.plan import default_workers, plan, program
+from rqmr.plan import Plan, default_workers, plan, program
+from rqmr.state import State
+from rqmr.view import Silent, View, Watched
 
 STDIN = "-"
-
-
-class View(Observer, Protocol):
-    """Who wants to see a run, with what is about it."""
-
-    def begin(self, header: Header) -> None:
-        """Take the run that is about to begin."""
-
-    def printed(self, worker: str, line: str) -> None:
-        """Take a line that a local worker printed."""
-
-    def note(self, text: str) -> None:
-        """Take a line of news."""
-
-    def end(self) -> None:
-        """Leave the terminal as it should be, whatever happened; twice does no harm."""
-
-
-class Silent:
-    """Sees nothing."""
-
-    def begin(self, header: Header) -> None:
-        """Do nothing."""
-
-    def update(self, facts: Facts, events: Sequence[Event]) -> None:
-        """Do nothing."""
-
-    def printed(self, worker: str, line: str) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
 
 
 class Result:
@@ -116,25 +81,28 @@ class Request:
     config: Config
     output: str  # a directory; {run} in it stands for the run's id
     temporary: bool = False  # whether that directory goes when it has been read
-    redis_url: str | None = None
+    where: Where = field(default_factory=Where)
     inline: bool = False
     overwrite: bool = False
 
     @property
-    def url(self) -> str | None:
-        """The Redis that is named, if one is."""
-        if self.inline:
-            return None
-        if self.redis_url is not None:
-            return self.redis_url
-        return os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL") or None
+    def is_private(self) -> bool:
+        """Whether the Redis is one that starts and ends with this command."""
+        return not self.inline and self.where.url is None
+
+    @property
+    def ends_with_driver(self) -> bool:
+        """Whether nobody can go on with the run without this command."""
+        return self.inline or self.temporary or (self.is_private and self.where.durable is None)
 
     @property
     def local_workers(self) -> int:
         """How many workers to start here."""
+        if self.inline:
+            return 0
         if self.config.workers is not None:
             return self.config.workers
-        return default_workers() if self.url is None else 0
+        return default_workers() if self.is_private else 0
 
 
 def run(
@@ -145,6 +113,7 @@ def run(
     params: Mapping[str, Any] | None = None,
     config: Config | None = None,
     redis_url: str | None = None,
+    durable: str | os.PathLike[str] | None = None,
     inline: bool = False,
     overwrite: bool = False,
     view: View | None = None,
@@ -153,29 +122,31 @@ def run(
 
     `job` is a Job subclass, or its name as `rqmr run` takes it. Without `output` the records are kept in a temporary
     directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private server is
-    started for this run, with one worker for each core.
+    started for this run, with one worker for each core; with `durable` it keeps its data in that directory.
+
+    A run with an output on a named Redis or a durable server outlives this call: if it is interrupted or fails, it can
+    be attached to or resumed (`rqmr attach RUN`, `rqmr resume RUN`).
 
     Raises:
         RefusedError: the job, its parameters, the input, the output or Redis isn't fit to begin; nothing was done.
         RunFailed: the run failed; `failure` says why.
+        RunCancelled: somebody cancelled it.
     """
-    if is_loading():
-        raise JobError("rqmr.run is called while a job's file is imported; put it below: if __name__ == '__main__':")
     config = config or Config()
     form = config.format or "jsonl"
     temporary = tempfile.TemporaryDirectory(prefix="rqmr-out-") if output is None else None
-    request = Request(
-        job=job,
-        inputs=[inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs),
-        params=params or {},
-        config=structs.replace(config, format=form),
-        output=temporary.name if temporary else os.fspath(output or ""),
-        temporary=temporary is not None,
-        redis_url=redis_url,
-        inline=inline,
-        overwrite=overwrite,
-    )
     try:
+        request = Request(
+            job=job,
+            inputs=[inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs),
+            params=params or {},
+            config=structs.replace(config, format=form),
+            output=temporary.name if temporary else os.fspath(output or ""),
+            temporary=temporary is not None,
+            where=Where(redis_url, durable),
+            inline=inline,
+            overwrite=overwrite,
+        )
         return Result(execute(request, view or Silent()), form, temporary)
     except BaseException as error:
         if isinstance(error, RunFailed):
@@ -187,120 +158,148 @@ def run(
 
 def execute(request: Request, view: View) -> Summary:
     """Run what is asked for. Raises as `run`."""
-    if not request.inline and request.url is None and not request.local_workers:
-        raise RefusedError("0 workers on a private server would never end; name a Redis with workers, or use -w 1")
     with ExitStack() as stack:
-        # First of all, so that the server starts while the job is loaded and its input looked at.
-        local = _local(request, stack)
-        made_program = program(request.job, request.params)
-        named = [each for each in request.inputs if each != STDIN]
-        sources = expand(named) if named or not request.inputs else []
-        run = new_run_id(made_program.short_name)
-        output = Output(Path(request.output.replace("{run}", run)), run)
-        server = None if request.inline else _Server(request, local, stack)
-        _prepare(output, request, local, stack)
-        if STDIN in request.inputs:
-            sources = _with_stdin(request.inputs, output.stage)
-        workers = request.local_workers or (server.listening if server else 0) or default_workers()
-        made = plan(made_program, sources, request.config, workers=workers, stage_in=output.directory, run=run)
-        description = server.description if server else "this process, inline"
-        view.begin(
-            Header(
-                run,
-                made.spec.job,
-                description,
-                request.config.queue if server else "",
-                made.spec.plan,
-                made.spec.input_bytes,
+        begun = _begin(request, view, stack)
+        if begun.server is None:
+            return run_inline(begun.plan, begun.output)
+        _create(begun)
+        spec = begun.plan.spec
+        return follow(begun.server, spec, begun.output, Watched(view, begun.local, begun.output), request.where)
+
+
+def submit(request: Request, view: View) -> str:
+    """Begin what is asked for, leave it to the workers that listen, and return the run's id. Raises as `run`."""
+    if request.ends_with_driver or request.local_workers:
+        raise RefusedError(
+            "--detach leaves the run to workers that go on without this command: name a Redis that has some "
+            "(--redis-url), an output directory (-o DIR), and no local workers (-w)"
+        )
+    with ExitStack() as stack:
+        begun = _begin(request, view, stack)
+        assert begun.server
+        _create(begun)
+        spec = begun.plan.spec
+        Driver(begun.server.client, spec, begun.output, view).hand_over()
+        if not begun.server.listening(spec.queue):
+            view.note(f"no worker listens on queue '{spec.queue}' yet: the run waits for one")
+        return spec.run
+
+
+def follow(
+    server: Server, spec: Spec, output: Output, watched: Watched, where: Where, *, is_creator: bool = True
+) -> Summary:
+    """Follow a run to its end. Raises as `run`; what ends this command early has a note on how to go on."""
+    try:
+        return Driver(server.client, spec, output, watched, is_creator=is_creator).run()
+    except RunFailed as error:
+        watched.drain()
+        error.printed = list(watched.tail)
+        if spec.ends_with_driver:
+            error.advice = (
+                "nothing can be resumed, as all of this run ends with its command; with an output directory and "
+                "--durable DIR, or a Redis of yours (--redis-url), it could be"
+            )
+        elif not isinstance(error, Unreachable):
+            output.is_kept = error.failure.can_resume
+            if output.is_kept:
+                error.advice = f"mend the cause, and go on with what is done:  rqmr resume {spec.run}{where.option}"
+        raise
+    except RunCancelled:
+        output.is_kept = False
+        raise
+    except BaseException as error:
+        if output.is_kept:
+            error.add_note(
+                f"left run {spec.run}, which goes on where workers listen\n"
+                f"  rqmr attach {spec.run}{where.option}    shows it, and collects its output\n"
+                f"  rqmr cancel {spec.run}{where.option}    ends it"
+            )
+        raise
+    finally:
+        watched.drain()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is ready to be created."""
+
+    plan: Plan
+    output: Output
+    server: Server | None  # None: inline
+    local: Local | None
+
+
+def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
+    if is_loading():
+        raise JobError("rqmr.run is called while a job's file is imported; put it below: if __name__ == '__main__':")
+    if request.is_private and not request.local_workers:
+        raise RefusedError("0 workers on a private server would never end; name a Redis with workers, or use -w 1")
+    # First of all, so that the server starts while the job is loaded and its input looked at.
+    local = None
+    if request.local_workers:
+        local = stack.enter_context(
+            Local(
+                workers=request.local_workers,
+                queue=request.config.queue,
+                url=request.where.url,
+                durable=request.where.directory,
             )
         )
-        if server is None:
-            return run_inline(made, output)
-        for warning in server.warnings:
-            view.note(f"warning: {warning}")
-        watched = _Watched(view, local, output)
-        try:
-            return Driver(server.client, made, output, watched).run()
-        except RunFailed as error:
-            watched.drain()
-            error.printed = list(watched.tail)
-            raise
-        finally:
-            watched.drain()
+    made_program = program(request.job, request.params)
+    named = [each for each in request.inputs if each != STDIN]
+    sources = expand(named) if named or not request.inputs else []
+    run = new_run_id(made_program.short_name)
+    output = Output(Path(request.output.replace("{run}", run)), run)
+    server = None if request.inline else reach(request.where, local, stack)
+    _prepare(output, request, local, stack)
+    if STDIN in request.inputs:
+        sources = _with_stdin(request.inputs, output.stage)
+    listening = server.listening(request.config.queue) if server and not request.is_private else 0
+    made = plan(
+        made_program,
+        sources,
+        request.config,
+        workers=request.local_workers or listening or default_workers(),
+        stage_in=output.directory,
+        run=run,
+        inputs={} if request.ends_with_driver else marks_of(sources),
+        ends_with_driver=request.ends_with_driver,
+    )
+    description = server.description if server else "this process, inline"
+    view.begin(header_of(made.spec, description))
+    for warning in server.warnings if server else []:
+        view.note(f"warning: {warning}")
+    return _Begun(made, output, server, local)
 
 
-def _local(request: Request, stack: ExitStack) -> Local | None:
-    """Start the private server, unless a Redis is named, and the local workers."""
-    if request.inline or not request.local_workers:
-        return None
-    return stack.enter_context(Local(workers=request.local_workers, queue=request.config.queue, url=request.url))
+def header_of(spec: Spec, server: str) -> Header:
+    """Return what a view says of a run before it begins."""
+    return Header(spec.run, spec.job, server, spec.queue, spec.plan, spec.input_bytes)
+
+
+def _create(begun: _Begun) -> None:
+    """Write the run into Redis; from then on it may outlive this command."""
+    assert begun.server
+    made = begun.plan
+    begun.output.is_kept = not made.spec.ends_with_driver
+    try:
+        State(begun.server.client, made.spec.run).create(
+            made.spec, made.splits, made.program.package.encode(), made.inputs
+        )
+    except BaseException:
+        begun.output.is_kept = False
+        raise
 
 
 def _prepare(output: Output, request: Request, local: Local | None, stack: ExitStack) -> None:
-    """Make the stage, and see that it goes, whatever happens to this process."""
+    """Make the stage, and see that it goes, whatever happens to this process, unless others go on with it."""
     stack.enter_context(closing(output))
     stack.callback(output.discard)
     output.prepare(overwrite=request.overwrite)
-    if local is not None:
+    if local is not None and request.ends_with_driver:
         local.remove_on_death(output.directory if request.temporary else output.stage)
         for path in output.made:
             local.remove_on_death(path, if_empty=True)
-
-
-class _Server:
-    """The Redis of a run."""
-
-    def __init__(self, request: Request, local: Local | None, stack: ExitStack) -> None:
-        embedded = request.url is None
-        ready = local.wait_ready() if local else None
-        url = ready if request.url is None else request.url
-        assert url is not None
-        self.client = stack.enter_context(closing(connect(url)))
-        name, self.warnings = check_server(self.client, url)
-        self.description = f"private {name} on a unix socket" if embedded else f"{name} at {hide_password(url)}"
-        if not embedded and request.redis_url is None:
-            self.description += " (from the environment)"
-        self.listening = 0 if embedded else Dispatch(self.client, request.config.queue).workers()
-
-
-class _Watched:
-    """Shows a run together with what its local workers print and how they fare."""
-
-    def __init__(self, view: View, local: Local | None, output: Output) -> None:
-        self._view = view
-        self._local = local
-        self._output = output
-        self.tail: deque[str] = deque(maxlen=10)
-
-    def update(self, facts: Facts, events: Sequence[Event]) -> None:
-        if self._local is not None:
-            for worker, line in self._local.new_lines():
-                self._print(worker, line)
-            for event in self._local.events():
-                self._tell(event)
-        self._view.update(facts, events)
-
-    def drain(self) -> None:
-        """Show what was printed last."""
-        if self._local is not None:
-            for worker, line in self._local.drain():
-                self._print(worker, line)
-
-    def _tell(self, event: dict[str, Any]) -> None:
-        match event:
-            case {"worker_died": name, "status": status}:
-                self._view.note(f"worker {name} died ({status}) and is started again")
-            case {"server_died": status, "log": log}:
-                raise RunFailed(Failure(f"the private server ended with status {status}; its last words: {log}"))
-            case {"supervisor_died": status}:
-                raise RunFailed(Failure(f"the supervisor of the local workers ended with status {status}"))
-            case {"error": text}:
-                raise RunFailed(Failure(f"the local workers can't run: {text}"))
-
-    def _print(self, worker: str, line: str) -> None:
-        self.tail.append(f"{worker} | {line}")
-        self._output.log(f"{worker} | {line}")
-        self._view.printed(worker, line)
 
 
 def _with_stdin(inputs: Sequence[str | os.PathLike[str]], stage: Path) -> list[Source]:

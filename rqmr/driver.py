@@ -1,4 +1,8 @@
-"""The driver: a loop over tick until every task is committed, then the collecting of the output. Decides nothing."""
+"""The driver: a loop over tick until every task is committed, then the collecting of the output. Decides nothing.
+
+Any number of drivers may follow one run. The one that holds the driver's lease ticks and collects, the others watch;
+when it is gone another takes over, since every act can be repeated.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,13 @@ from typing import Protocol
 
 import redis
 
+from rqmr import registry
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
-from rqmr.errors import RunCancelled, RunFailed
-from rqmr.model import Event, Facts, Failure, RunState, Summary
+from rqmr.errors import RunCancelled, RunFailed, Unreachable
+from rqmr.model import End, Event, Facts, Failure, RunState, Spec, Summary
 from rqmr.output import Output
-from rqmr.plan import Plan, parts_of, summarize
+from rqmr.plan import parts_of, summarize
 from rqmr.scheduler import is_complete
 from rqmr.state import State
 from rqmr.tick import tick
@@ -31,80 +36,171 @@ class Observer(Protocol):
 
 
 class Driver:
-    """Drives one run from its creation to its collected output."""
+    """Follows one run to its end, drives it when nobody else does, and collects its output."""
 
-    def __init__(self, client: Client, plan: Plan, output: Output, observer: Observer) -> None:
+    def __init__(
+        self, client: Client, spec: Spec, output: Output, observer: Observer, *, is_creator: bool = True
+    ) -> None:
+        """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one."""
         self._client = client
-        self._plan = plan
+        self._spec = spec
+        self._is_creator = is_creator
         self._output = output
         self._observer = observer
-        self._state = State(client, plan.spec.run)
-        self._dispatch = Dispatch(client, plan.spec.queue)
+        self._state = State(client, spec.run)
+        self._state.adopt(spec)
+        self._dispatch = Dispatch(client, spec.queue)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._position = "0"
 
     def run(self) -> Summary:
-        """Run it. Whatever happens, nothing of the run is left in Redis.
+        """Follow the run to its end.
+
+        A run that succeeded or was cancelled leaves nothing in Redis but how it ended; one that failed leaves what it
+        takes to resume it, unless it ends with its driver. An exception from outside, such as a signal's, cancels a run
+        that ends with this driver, and leaves any other to its workers.
 
         Raises:
             RunFailed: it failed, or Redis lost it.
-            RunCancelled: somebody else cancelled it.
+            Unreachable: Redis doesn't answer.
+            RunCancelled: it was cancelled.
         """
-        began = time.monotonic()
         try:
-            self._state.create(self._plan.spec, self._plan.splits, self._plan.program.package.encode())
-            self._wait(began)
-            return self._collect(began)
+            return self._follow()
+        except RunFailed as error:
+            self._end(RunState.FAILED, error.failure)
+            raise
+        except RunCancelled:
+            self._end(RunState.CANCELLED)
+            raise
         except redis.RedisError as error:
-            raise RunFailed(
-                Failure(f"Redis doesn't answer any more: {error}; run the job again when it does")
-            ) from error
-        finally:
-            self._clean_up()
+            failure = self._unreachable(error)
+            if self._spec.ends_with_driver:
+                self._end(RunState.FAILED, failure)
+            raise Unreachable(failure) from error
+        except BaseException:
+            self._leave()
+            raise
 
-    def _wait(self, began: float) -> None:
-        touch_every = self._plan.spec.keep_ms / 4000
-        touched = time.monotonic()
+    def hand_over(self) -> None:
+        """Enqueue what the workers need to begin, and leave the run to them.
+
+        Raises:
+            Unreachable: Redis doesn't answer.
+        """
+        try:
+            tick(self._state, self._dispatch)
+        except redis.RedisError as error:
+            raise Unreachable(self._unreachable(error)) from error
+
+    def _leave(self) -> None:
+        """Go while the run goes on; cancel one that can't."""
+        if self._spec.ends_with_driver:
+            self._end(RunState.CANCELLED)
+            return
+        with self._impatient() as client, contextlib.suppress(redis.RedisError):
+            State(client, self._spec.run).resign(self._name)  # so that nobody has to wait for the lease's end
+
+    def _follow(self) -> Summary:
+        began = time.monotonic()
+        touched, position = began, "0"
         while True:
-            drives = self._state.drive(self._name, lease_ms=self._plan.spec.lease_ms) is not None
-            facts = tick(self._state, self._dispatch) if drives else self._state.facts()
-            self._check(facts)
-            assert facts is not None
-            self._position, events = self._state.events(self._position)
+            drives = self._drives()
+            facts = tick(self._state, self._dispatch) if drives else self._look()
+            if facts is None or facts.state != RunState.RUNNING:
+                return self._ended(facts)
+            position, events = self._state.events(position)
             self._observer.update(facts, events)
-            if is_complete(facts):
-                return
-            if time.monotonic() - touched > touch_every:
+            if not facts.driver and self._is_only_watching:
+                raise RunFailed(
+                    Failure(
+                        f"the command that run {self._spec.run} belongs to is gone, and its output with it",
+                        can_resume=False,
+                    )
+                )
+            if drives and is_complete(facts):
+                return self._collect(facts)
+            if drives and time.monotonic() - touched > self._spec.keep_ms / 4000:
                 self._state.touch()
                 touched = time.monotonic()
             time.sleep(_pause(time.monotonic() - began))
 
-    def _check(self, facts: Facts | None) -> None:
-        run = self._plan.spec.run
-        if facts is None:
-            raise RunFailed(Failure(f"run {run} is gone from Redis: was it flushed, or does it evict keys?"))
-        if facts.state == RunState.FAILED:
-            raise RunFailed(facts.failure or Failure(f"run {run} failed"))
-        if facts.state == RunState.CANCELLED:
-            raise RunCancelled(f"run {run} was cancelled")
+    @property
+    def _is_only_watching(self) -> bool:
+        return self._spec.ends_with_driver and not self._is_creator
 
-    def _collect(self, began: float) -> Summary:
-        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in self._plan.spec.phases]
+    def _drives(self) -> bool:
+        """Take or keep the driver's lease; whether this is the driver now."""
+        if self._is_only_watching:
+            return False
+        return self._state.drive(self._name, lease_ms=self._spec.lease_ms) is not None
+
+    def _look(self) -> Facts | None:
+        return self._state.facts(workers=self._dispatch.workers())
+
+    def _ended(self, facts: Facts | None) -> Summary:
+        """Return the summary of a run that another driver has collected."""
+        end = registry.read_end(self._client, self._spec.run)
+        if end and end.summary:
+            return end.summary
+        if (facts and facts.state == RunState.CANCELLED) or (end and end.state == RunState.CANCELLED):
+            raise RunCancelled(f"run {self._spec.run} was cancelled")
+        if facts is None and end is None:
+            raise RunFailed(
+                Failure(
+                    f"run {self._spec.run} is gone from Redis: was it flushed, or does it evict keys?", can_resume=False
+                )
+            )
+        failure = (facts and facts.failure) or (end and end.failure)
+        raise RunFailed(failure or Failure(f"run {self._spec.run} failed"))
+
+    def _collect(self, facts: Facts) -> Summary:
+        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in self._spec.phases]
         paths = self._output.collect(parts_of(outcomes[-1]))
-        with contextlib.suppress(redis.RedisError):  # the output is whole, whatever Redis says now
-            self._state.finish(RunState.SUCCEEDED)
-        return summarize(self._plan.spec, outcomes, paths, time.monotonic() - began)
+        summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
+        self._end(RunState.SUCCEEDED, summary=summary)
+        return summary
 
-    def _clean_up(self) -> None:
-        """End the run if it hasn't, take its tickets out of the queue, and remove its keys."""
-        client = clone(self._client, patient=False)  # whoever pressed Ctrl-C doesn't want to wait for a dead server
-        state = State(client, self._plan.spec.run)
-        state.adopt(self._plan.spec)
-        with contextlib.suppress(redis.RedisError):  # every key has a TTL
-            state.finish(RunState.CANCELLED)
-            Dispatch(client, self._plan.spec.queue).drop(state.tickets())
-            state.unlink()
-        client.close()
+    def _unreachable(self, error: redis.RedisError) -> Failure:
+        todo = "run the job again when it does"
+        if not self._spec.ends_with_driver:
+            todo = f"the run goes on without this command when it does: rqmr attach {self._spec.run}"
+        return Failure(f"Redis doesn't answer any more: {error}; {todo}")
+
+    def _end(self, state: RunState, failure: Failure | None = None, summary: Summary | None = None) -> None:
+        """Write down how the run ended, and remove what nobody needs any more."""
+        if self._is_only_watching:
+            return
+        # Whoever pressed Ctrl-C doesn't want to wait for a dead server; and the output, if there is one, is whole.
+        with self._impatient() as client, contextlib.suppress(redis.RedisError):
+            end_run(client, self._spec, state, failure, summary)
+
+    def _impatient(self) -> contextlib.closing[Client]:
+        return contextlib.closing(clone(self._client, patient=False))
+
+
+def end_run(
+    client: Client, spec: Spec, state: RunState, failure: Failure | None = None, summary: Summary | None = None
+) -> None:
+    """Write down how a run ended, take its tickets out of the queue and remove its keys. Can be repeated.
+
+    One that failed keeps its keys for a resume, unless it ends with its driver.
+    """
+    of_run = State(client, spec.run)
+    of_run.adopt(spec)
+    facts = of_run.facts()
+    if facts is None:
+        return  # somebody else has done it
+    registry.write_end(
+        client,
+        End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure),
+    )
+    of_run.finish(state, failure)
+    Dispatch(client, spec.queue).drop(of_run.tickets())
+    if state == RunState.FAILED and not spec.ends_with_driver:
+        of_run.forget_tickets(of_run.tickets())
+        of_run.touch()
+    else:
+        of_run.unlink()
 
 
 def _pause(age: float) -> float:

@@ -44,6 +44,12 @@ class RunFailed(RqmrError):
         self.failure = failure
         #: The last lines that workers printed, each with the worker's name.
         self.printed: list[str] = []
+        #: What its user can do now, if anything.
+        self.advice = ""
+
+
+class Unreachable(RunFailed):
+    """Redis doesn't answer any more: nobody knows what becomes of the run."""
 
 
 class RunCancelled(RqmrError):

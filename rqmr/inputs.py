@@ -6,15 +6,16 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
+from zlib import crc32
 
 from msgspec import Struct
 
 from rqmr.errors import InputError
-from rqmr.model import Piece, Split
+from rqmr.model import InputMark, Piece, Split
 from rqmr.readers import compression_of
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
@@ -143,3 +144,32 @@ def parse_size(text: str) -> int:
     if not match or match[2] not in _UNITS or not int(match[1]):
         raise ValueError(f"{text!r} is no size; write bytes, as 4096 or 4096B, or use a unit: KiB MiB GiB, KB MB GB")
     return int(match[1]) * _UNITS[match[2]]
+
+
+_SAMPLE = 4 * _KIB  # of the beginning and the end of a file
+
+
+def marks_of(sources: Iterable[Source]) -> dict[bytes, InputMark]:
+    """Return how each file is now, by its path."""
+    return {source.path: _mark(source.name, source.path, source.size) for source in sources}
+
+
+def check_unchanged(marks: Mapping[bytes, InputMark]) -> None:
+    """Return if the files are as they were, or have only grown; InputError names one that isn't."""
+    for path, mark in marks.items():
+        try:
+            now = _mark(mark.name, path, mark.size)
+        except OSError as error:
+            raise InputError(f"{mark.name} can't be read any more: {error.strerror}") from error
+        if now != mark:
+            raise InputError(
+                f"{mark.name} has changed since the run was planned, so it can't be resumed: run the job anew"
+            )
+
+
+def _mark(name: str, path: bytes, size: int) -> InputMark:
+    with Path(os.fsdecode(path)).open("rb") as file:
+        head = file.read(min(size, _SAMPLE))
+        file.seek(max(0, size - _SAMPLE))
+        tail = file.read(min(size, _SAMPLE))
+        return InputMark(name, min(size, os.fstat(file.fileno()).st_size), crc32(head), crc32(tail))

@@ -58,6 +58,13 @@ class Step:
         known = fold is self.reducer or type(fold).finish is Aggregator.finish
         return fold.accumulator_type(self.value_type) if known else Any
 
+    @property
+    def shape(self) -> str:
+        """What the step's segments hold, in words: those of two versions of a job can be merged if it is the same."""
+        reducer = self.reducer
+        kind = f"{type(reducer).__qualname__} {vars(reducer)}" if isinstance(reducer, Aggregator) else "values"
+        return f"{kind} of {self.item_type!r}{', partitioned' if self.partitioner else ''}"
+
     def codec(self) -> ChunkCodec:
         """Return the codec of the step's segments; TypeError if its annotation says no one type."""
         return ChunkCodec(self.item_type, grouped=not isinstance(self.reducer, Aggregator))

@@ -1,11 +1,14 @@
 """Every Redis key that rqmr writes. No other module builds one.
 
-Every key has a TTL, the run's `keep` (24 h unless said otherwise), set by whoever writes it and refreshed by tick;
-all keys of a run but its code are unlinked when its result has been collected.
+Every key has a TTL, the run's `keep` (24 h unless said otherwise), set by whoever writes it and refreshed by the
+driver; all keys of a run but its code and its end are unlinked when its result has been collected.
 
+    rqmr:runs                           zset    run -> ms when it was created; lives for a week after the last one
     rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
     rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number
+    rqmr:{run}:end                      string  how it ended, for ps and status; lives for a week
     rqmr:{run}:splits                   hash    map task's index -> its split
+    rqmr:{run}:inputs                   hash    input's path -> its size and samples when the run was planned
     rqmr:{run}:pending                  zset    task -> rank in line (see `rank`)
     rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
     rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
@@ -32,6 +35,9 @@ from rqmr.model import AttemptId, Phase, TaskId
 PHASE_STRIDE = 2**32
 
 
+RUNS = "rqmr:runs"
+
+
 def rank(phase_number: int, index: int, *, urgent: bool = False) -> int:
     """Return a task's score in the pending line: earlier phases first, in each the urgent ones, then by index."""
     return phase_number * PHASE_STRIDE + index - (PHASE_STRIDE // 2 if urgent else 0)
@@ -53,7 +59,9 @@ class RunKeys:
 
     def __init__(self, run: str) -> None:
         self.run = f"rqmr:{run}"
+        self.end = f"{self.run}:end"
         self.splits = f"{self.run}:splits"
+        self.inputs = f"{self.run}:inputs"
         self.pending = f"{self.run}:pending"
         self.leases = f"{self.run}:leases"
         self.lease_prefix = f"{self.run}:lease:"
@@ -88,10 +96,10 @@ class RunKeys:
         return f"{self.run}:s{step}:shuffle:{reducer}"
 
     def all(self, phases: tuple[Phase, ...]) -> list[str]:
-        """Every key of the run but the expiring ones of leases."""
+        """Every key of the run but the expiring ones of leases, and its end."""
         fixed = [
-            self.run, self.splits, self.pending, self.leases, self.attempts, self.tries, self.claims, self.holders,
-            self.standby, self.tickets, self.backups, self.driver, self.events,
+            self.run, self.splits, self.inputs, self.pending, self.leases, self.attempts, self.tries, self.claims,
+            self.holders, self.standby, self.tickets, self.backups, self.driver, self.events,
         ]  # fmt: skip
         for phase in phases:
             fixed += [self.winners(phase), self.totals(phase), self.durations(phase)]

@@ -124,6 +124,15 @@ class Split(Struct, frozen=True):
         return sum(piece.size for piece in self.pieces)
 
 
+class InputMark(Struct, frozen=True):
+    """How an input file was when the run was planned: enough to tell another one."""
+
+    name: str
+    size: int
+    head: int  # crc32 of its first bytes
+    tail: int  # and of the last ones before `size`
+
+
 class Settings(Struct, frozen=True):
     """How the tasks of a run read and write; travels with the run."""
 
@@ -153,7 +162,8 @@ class Spec(Struct, frozen=True):
     stall_ms: int = 0  # an attempt none of whose records ends for so long is stuck; 0: never
     task_ms: int = 0  # longest time for an attempt; 0: any
     skip_bad: int = 0  # records that may be left out
-    is_private: bool = False  # its server and workers end with its driver
+    ends_with_driver: bool = False  # its server or its output does, so nobody else can go on with it
+    shapes: tuple[str, ...] = ()  # what each step's segments hold
     input_bytes: int = 0
     plan: str = ""  # one line
     protocol: int = PROTOCOL
@@ -184,6 +194,7 @@ class Failure(Struct, frozen=True):
     record: str = ""  # the record, shortened
     traceback: str = ""  # the user's own frames
     final: bool = False  # trying again can't help
+    can_resume: bool = True  # its run, once the cause is mended
 
 
 class Part(Struct, frozen=True):
@@ -322,3 +333,16 @@ class Summary(Struct, frozen=True):
     bytes_read: int
     records_written: int
     counters: dict[str, dict[str, int]]
+
+
+class End(Struct, frozen=True):
+    """What is kept of a run that is over, and for how long it ran."""
+
+    run: str
+    job: str
+    state: RunState
+    output: str
+    began_ms: int
+    ended_ms: int
+    summary: Summary | None = None
+    failure: Failure | None = None

@@ -125,10 +125,13 @@ class PartWriter:
 class Output:
     """A run's output directory and its stage."""
 
-    def __init__(self, directory: Path, run: str) -> None:
+    def __init__(self, directory: Path, run: str, *, is_new: bool = True) -> None:
+        """`is_new`: the run begins now; otherwise it began under another command."""
         self.directory = directory.absolute()
         self.stage = self.directory / f"{_STAGE}{run}"
         self.made: list[Path] = []  # directories that `prepare` made, the deepest first
+        self.is_kept = False  # whether somebody else goes on with it, so that `discard` has to leave it
+        self._is_new = is_new
         self._log: TextIO | None = None
         self._collected: list[Path] = []  # without _SUCCESS yet
 
@@ -154,6 +157,12 @@ class Output:
         for path in sorted(self.directory.iterdir()):
             if path.name == LOG or (overwrite and _is_output(path)):
                 continue
+            if path.name.startswith(_STAGE):
+                other = path.name.removeprefix(_STAGE)
+                raise OutputError(
+                    f"{self.directory} has what run {other} has made so far: go on with it (rqmr attach or resume "
+                    f"{other}), remove it (rqmr cancel or rm {other}; or rm -r {path}), or give another -o"
+                )
             if overwrite:
                 raise OutputError(f"{self.directory} has {path.name}, which no run wrote: it is kept; give another -o")
             raise OutputError(f"the output directory {self.directory} is not empty; give another -o, or --overwrite")
@@ -169,11 +178,13 @@ class Output:
         paths = [self.directory / f"part-{index:05d}" for index in range(len(parts))]
         for part, path in zip(parts, paths, strict=True):
             source = self.stage / part.file
-            if source.exists():
-                self._collected.append(path)
+            self._collected.append(path)
+            try:
                 source.replace(path)
-            elif not _is_same(path, part):
-                raise OutputError(f"{source} is gone before it was collected; run the job again")
+            except FileNotFoundError:
+                self._collected.pop()
+                if not _is_same(path, part):  # else it was done before, by this driver or another
+                    raise OutputError(f"{source} is gone before it was collected; run the job again") from None
         (self.directory / SUCCESS).touch()
         self._collected.clear()
         shutil.rmtree(self.stage, ignore_errors=True)
@@ -183,7 +194,7 @@ class Output:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
         yield from self.directory.glob(SUCCESS)
         yield from self.directory.glob(_SKIPPED)
-        if self._log is None:
+        if self._log is None and self._is_new:
             yield from self.directory.glob(LOG)
         for path in filter(_is_output, self.directory.glob("part-*")):
             if int(path.name.removeprefix("part-")) >= parts:
@@ -192,7 +203,9 @@ class Output:
     def log(self, line: str) -> None:
         """Keep a line that a worker printed, in the directory's _log."""
         if self._log is None:
-            self._log = (self.directory / LOG).open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+            if self._is_new:
+                (self.directory / LOG).unlink(missing_ok=True)
+            self._log = (self.directory / LOG).open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._log.write(f"{line}\n")
 
     @property
@@ -207,6 +220,8 @@ class Output:
 
     def discard(self) -> None:
         """Remove what is not a whole output: the stage, parts without _SUCCESS, empty directories that were made."""
+        if self.is_kept:
+            return
         for path in self._collected:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.stage, ignore_errors=True)

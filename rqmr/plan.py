@@ -16,7 +16,7 @@ from rqmr.errors import InputError, JobError, ParameterError, RefusedError
 from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
 from rqmr.loader import Package, find, load, pack_file, user_traceback
-from rqmr.model import Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
+from rqmr.model import InputMark, Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
 from rqmr.readers import check_encoding
 
 _MOST_MAPS = 200_000
@@ -49,6 +49,7 @@ class Plan:
     spec: Spec
     splits: list[Split]
     program: Program
+    inputs: Mapping[bytes, InputMark]  # how each file is now, by its path, if the run may be resumed
 
 
 def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
@@ -79,12 +80,21 @@ def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
 
 
 def plan(
-    program: Program, sources: Sequence[Source], config: Config, *, workers: int, stage_in: Path, run: str | None = None
+    program: Program,
+    sources: Sequence[Source],
+    config: Config,
+    *,
+    workers: int,
+    stage_in: Path,
+    run: str | None = None,
+    inputs: Mapping[bytes, InputMark] | None = None,
+    ends_with_driver: bool = True,
 ) -> Plan:
     """Cut the inputs and lay out the phases.
 
-    `workers` is how many the plan is made for; `stage_in` is the output directory. The same arguments give the same
-    plan, and the same plan gives the same output, wherever it runs.
+    `workers` is how many the plan is made for; `stage_in` is the output directory; `ends_with_driver`: nobody can go
+    on with the run without this command. The same arguments give the same plan, and the same plan gives the same
+    output, wherever it runs.
 
     Raises:
         InputError: the encoding can't be read by lines.
@@ -118,10 +128,12 @@ def plan(
         stall_ms=int(config.stall_seconds * 1000),
         task_ms=int(config.task_seconds * 1000),
         skip_bad=config.skip_bad,
+        ends_with_driver=ends_with_driver,
+        shapes=tuple(step.shape for step in steps_of(program.job)),
         input_bytes=total,
         plan=_described(phases, total, len(sources), workers),
     )
-    return Plan(spec, splits, program)
+    return Plan(spec, splits, program, inputs or {})
 
 
 def default_workers() -> int:

@@ -15,7 +15,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from rqmr.api import Silent, View
 from rqmr.meter import (
     LOCAL_NAME,
     Measure,
@@ -30,6 +29,7 @@ from rqmr.meter import (
     time_of_day,
 )
 from rqmr.model import Event, Facts, Header, RunningAttempt, RunState
+from rqmr.view import Silent, View
 
 LINGER_MS = 2_000  # a worker's row outlives its attempt: most have the next one by then, and nothing jumps
 REFRESH_SECONDS = 0.12

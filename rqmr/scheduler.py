@@ -96,7 +96,7 @@ Instruction = Expire | AskAfter | Stop | Advance | Enqueue | LookFor | BackUp
 
 def policy_of(spec: Spec) -> Policy:
     """Return the policy for a run."""
-    return Policy(stands_by=not spec.is_private, backs_up=spec.backups, stall_ms=spec.stall_ms)
+    return Policy(stands_by=not spec.ends_with_driver, backs_up=spec.backups, stall_ms=spec.stall_ms)
 
 
 def decide(facts: Facts, policy: Policy = _POLICY) -> list[Instruction]:

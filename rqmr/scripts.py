@@ -15,7 +15,7 @@ from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
     "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen",
-    "write",
+    "resume", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -154,6 +154,15 @@ class Scripts:
     def finish(self, state: str, failure: bytes = b"") -> str:
         """Return the run's state, or "gone"."""
         return str(self._call("finish", [self._keys.run, self._keys.events], state, failure))
+
+    def resume(self, spec: bytes, phases: Sequence[Phase], *, fresh: bool) -> str:
+        """Return "RESUMED", the run's state if it hasn't failed, or "gone"."""
+        k = self._keys
+        of_phases = [key for phase in phases for key in (k.winners(phase), k.totals(phase))]
+        keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases]
+        described = [word for phase in phases for word in (phase.name, phase.tasks)]
+        how = "fresh" if fresh else ""
+        return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))
 
     def _of_task(self, attempt: AttemptId) -> list[str]:
         k, task = self._keys, attempt.task

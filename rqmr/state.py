@@ -5,14 +5,14 @@ Whatever is written can be written again: redis-py repeats a command whose reply
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Literal
 
 import msgspec
 from msgspec import structs
 
-from rqmr import keys
+from rqmr import keys, registry
 from rqmr.connection import Client
 from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError, StoreError
 from rqmr.facts import read_facts
@@ -24,6 +24,7 @@ from rqmr.model import (
     Event,
     Facts,
     Failure,
+    InputMark,
     Outcome,
     Phase,
     Progress,
@@ -36,6 +37,7 @@ from rqmr.scripts import Scripts
 
 _pack = msgspec.msgpack.encode
 _BATCH = 1000  # fields or members in one command
+_NO_INPUTS: Mapping[bytes, InputMark] = {}
 
 
 class State:
@@ -50,8 +52,13 @@ class State:
 
     # --- the run ----------------------------------------------------------------------------------------------
 
-    def create(self, spec: Spec, splits: Sequence[Split], package: bytes) -> None:
-        """Write a new run. The run's own hash comes last: while it is missing there is no run."""
+    def create(
+        self, spec: Spec, splits: Sequence[Split], package: bytes, inputs: Mapping[bytes, InputMark] = _NO_INPUTS
+    ) -> None:
+        """Write a new run. The run's own hash comes last: while it is missing there is no run.
+
+        `inputs`: how each input file is now, by its path, if the run may be resumed.
+        """
         k = self.keys
         now = _ms(self.client.time())
         pipe = self.client.pipeline(transaction=False)
@@ -64,6 +71,11 @@ class State:
             pipe.zadd(k.pending, {str(task): keys.rank(0, task.index) for task in some})
             pipe.pexpire(k.splits, spec.keep_ms)
             pipe.pexpire(k.pending, spec.keep_ms)
+        marks = list(inputs.items())
+        for start in range(0, len(marks), _BATCH):
+            pipe.hset(k.inputs, mapping={path: _pack(mark) for path, mark in marks[start : start + _BATCH]})
+            pipe.pexpire(k.inputs, spec.keep_ms)
+        registry.register(pipe, spec.run, now)
         fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
         pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": _pack(spec)})
         pipe.pexpire(k.run, spec.keep_ms)
@@ -106,6 +118,11 @@ class State:
             raise RqmrError(f"the code of run {self.run} is gone from Redis; run the job again")
         return bytes(data)
 
+    def inputs(self) -> dict[bytes, InputMark]:
+        """Return how each input file was when the run was planned, by its path."""
+        told = self.client.hgetall(self.keys.inputs)
+        return {path: msgspec.msgpack.decode(mark, type=InputMark) for path, mark in told.items()}
+
     def split(self, index: int) -> Split:
         """Return what a map task reads."""
         data = self.client.hget(self.keys.splits, index)
@@ -117,6 +134,18 @@ class State:
         """Give the run its last state; return the one it has, None if the run is gone."""
         reply = self.scripts.finish(state, _pack(failure) if failure else b"")
         return None if reply == "gone" else RunState(reply)
+
+    def resume(self, spec: Spec, package: bytes, *, fresh: bool) -> bool:
+        """Let a failed run go on with another spec and package; return whether it had failed."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
+        if fresh:
+            for phase in spec.phases[1:]:
+                pipe.unlink(*(self.keys.shuffle(phase.step, reducer) for reducer in range(phase.tasks)))
+        pipe.execute()
+        word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
+        self.adopt(spec)
+        return word == "RESUMED"
 
     def touch(self) -> None:
         """Let every key of the run live for another `keep`."""

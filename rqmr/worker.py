@@ -110,7 +110,7 @@ class _Horse:
     def _stand_by(self) -> bool:
         """Do what a driver does if there is none, and wait a little; return whether to stay."""
         spec = self._state.spec
-        if spec.is_private:
+        if spec.ends_with_driver:
             return False
         self._stood_since = self._stood_since or time.monotonic()
         if self._state.drive(self._token, lease_ms=spec.lease_ms) is not None:

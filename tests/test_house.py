@@ -16,10 +16,10 @@ FLOORS = [
     ["errors", "model", "config", "keys", "codec"],
     ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "scheduler"],
     ["shuffle", "tasks"],
-    ["connection", "scripts", "facts", "state", "segments", "heartbeat"],
+    ["connection", "scripts", "registry", "facts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],
-    ["inline", "driver", "supervise", "server", "local"],
-    ["meter", "api", "progress", "cli", "__main__"],
+    ["inline", "driver", "supervise", "server", "local", "access"],
+    ["meter", "view", "api", "runs", "progress", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 

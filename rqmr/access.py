@@ -1,0 +1,77 @@
+"""Which Redis: the one that is named, a durable directory's, or a private one; and how each is shown to people."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rqmr.connection import Client, check_server, connect, hide_password
+from rqmr.dispatch import Dispatch
+from rqmr.errors import RefusedError
+from rqmr.local import Local
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where runs live, as a user says it."""
+
+    redis_url: str | None = None
+    durable: str | os.PathLike[str] | None = None  # a directory that keeps a private server's data
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.redis_url is not None and self.durable is not None:
+            raise RefusedError("--redis-url names a server, --durable starts one; choose one of them")
+
+    @property
+    def url(self) -> str | None:
+        """The Redis that is named, if one is."""
+        if self.redis_url is not None:
+            return self.redis_url
+        if self.durable is not None:
+            return None
+        return os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL") or None
+
+    @property
+    def directory(self) -> Path | None:
+        """The durable directory, absolute."""
+        return None if self.durable is None else Path(self.durable).absolute()
+
+    @property
+    def option(self) -> str:
+        """What to write behind a command to mean the same place."""
+        return f" --durable {self.durable}" if self.durable is not None else ""
+
+
+@dataclass
+class Server:
+    """One Redis, reached and checked."""
+
+    client: Client
+    url: str
+    description: str
+    warnings: list[str] = field(default_factory=list)
+
+    def listening(self, queue: str) -> int:
+        """Return how many workers listen on a queue."""
+        return Dispatch(self.client, queue).workers()
+
+
+def reach(where: Where, local: Local | None, stack: ExitStack) -> Server:
+    """Connect to the Redis that is named or, if none is, to the private one that `local` starts.
+
+    Raises:
+        RedisError: it can't be reached, refuses, or is too old.
+    """
+    ready = local.wait_ready() if local else None
+    url = ready if where.url is None else where.url
+    assert url is not None
+    client = stack.enter_context(closing(connect(url)))
+    name, warnings = check_server(client, url)
+    if where.url is None:
+        told = f"private {name} on a unix socket" + (f", kept in {where.durable}" if where.durable is not None else "")
+        return Server(client, url, told, warnings)
+    told = f"{name} at {hide_password(url)}"
+    return Server(client, url, told if where.redis_url is not None else f"{told} (from the environment)", warnings)
