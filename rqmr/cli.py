@@ -9,10 +9,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 
@@ -23,6 +24,7 @@ from rqmr.meter import report
 from rqmr.model import Failure, Summary
 
 _FIRST_ROWS = 10
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """
 [bold]Examples[/]
 
@@ -59,6 +61,8 @@ def main() -> None:
     except RqmrError as error:
         _fail(1, f"rqmr: {error}")
     except _Ended as ended:
+        for number in _SIGNALS:  # what is raised while Python ends would be printed, and change nothing
+            signal.signal(number, signal.SIG_IGN)
         name = signal.Signals(ended.signal).name
         _fail(128 + ended.signal, f"rqmr: ended by {name}; the run was cancelled, and no incomplete output is left")
     except BrokenPipeError:
@@ -274,27 +278,34 @@ def _print_json(value: dict[str, Any]) -> None:
 class _Ended(BaseException):
     """A signal has come. Not a KeyboardInterrupt, which others take for theirs."""
 
+    #: The latest one, as long as something refers to it.
+    latest: ClassVar[Callable[[], _Ended | None]] = staticmethod(lambda: None)
+
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.signal = number
+        _Ended.latest = weakref.ref(self)
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let the first signal unwind the run; those that follow are ignored, until the process ends."""
+    """Let a signal unwind the run, and ignore those that come meanwhile.
+
+    The unwinding goes on for as long as its exception exists. One that was swallowed, as in a finalizer, is gone, and
+    the next signal is heard again.
+    """
     has_terminal = os.isatty(2)
 
     def unwind(number: int, frame: FrameType | None) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
         if has_terminal and number == signal.SIGHUP:  # it is gone, and whoever writes to it would fail
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, 1)
             os.dup2(nothing, 2)
-        raise _Ended(number)
+            os.close(nothing)
+        if _Ended.latest() is None:
+            raise _Ended(number)
 
-    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    before = {number: signal.signal(number, unwind) for number in handled}
+    before = {number: signal.signal(number, unwind) for number in _SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

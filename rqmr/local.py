@@ -26,6 +26,10 @@ from rqmr import supervise
 from rqmr.errors import RedisError
 from rqmr.server import find_server, server_command
 
+#: What the supervisor's Python runs. Arguments: sys.path as JSON, and the directory to remove at the end.
+SUPERVISE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rqmr.supervise import main; main(sys.argv[2])"
+)
 READY_SECONDS = 15.0
 CLOSE_SECONDS = 6.0
 #: What one call of new_lines reads at most, and where a line without an end is cut.
@@ -78,8 +82,9 @@ class Local:
         self._directory.mkdir(mode=0o700)
         with (self._directory / "supervisor.log").open("wb") as errors:
             self._supervisor = subprocess.Popen(
-                # By its path, and with no directory put on sys.path: a queue.py of the user's must not be found.
-                [sys.executable, "-P", supervise.__file__],
+                # With this process's sys.path, so that it imports the same rqmr, and with no directory put before it:
+                # a queue.py of the user's must not be found.
+                [sys.executable, "-P", "-c", SUPERVISE, json.dumps(sys.path), str(self._directory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -152,7 +157,6 @@ class Local:
         socket = f"{directory}/r.sock"
         return supervise.Order(
             parent=os.getpid(),
-            path=sys.path,
             preload=self._preload,
             directory=directory,
             server=server_command(binary, directory, socket) if binary else [],

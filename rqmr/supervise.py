@@ -1,6 +1,6 @@
 """Start the private server and the workers, and end them when the parent ends: a process of its own.
 
-`rqmr.local` runs this file and speaks JSON lines with it:
+`rqmr.local` runs `main` and speaks JSON lines with it:
 
     stdin    an Order; then {"remove": path, "if_empty": bool}, to be done if the parent dies; last {"bye": true}
     stdout   {"ready": url} or {"error": text}; {"worker": name, "pid": …, "log": path} for each worker started;
@@ -14,7 +14,6 @@ told bye, when it gets SIGTERM, or when the server is gone; Ctrl-C is the parent
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -27,10 +26,11 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rqmr.sessions import die_with, end_sessions, members, send
 
 #: How long a death can go unnoticed.
 TICK_SECONDS = 0.2
@@ -49,7 +49,6 @@ class Order:
     """What the parent asks for. It comes through a pipe: a URL's password must be in no argv."""
 
     parent: int  # its pid
-    path: list[str]  # its sys.path, so that the workers import the same rqmr
     preload: list[str]  # modules that every worker needs, imported once
     directory: str  # the socket and the logs are in it; it is removed at the end
     server: list[str]  # the command that starts the private server; empty where the url names a Redis
@@ -75,11 +74,11 @@ class Parent:
         # A parent that doesn't read must not stop us: a message that doesn't fit in the pipe is dropped.
         os.set_blocking(sys.stdout.fileno(), False)
 
-    def read_order(self) -> Order:
-        """Wait for the first line, which is the order."""
+    def read_order(self) -> Order | None:
+        """Wait for the first line, which is the order; None if the parent ends before it gave one."""
         while b"\n" not in self._unread:
             if not self._read():
-                sys.exit("the parent ended before it gave an order")
+                return None
         line, _, self._unread = self._unread.partition(b"\n")
         order = Order(**json.loads(line))
         self._pid = order.parent
@@ -229,7 +228,6 @@ class Supervisor:
     def _start(self) -> None:
         if self._order.server:
             self._server = Server(self._order)
-        sys.path[:] = self._order.path
         importlib.import_module("redis")  # which takes about as long as the server's start
         if self._server:
             self._server.wait_until_it_answers()
@@ -335,66 +333,12 @@ def work(order: Order, name: str) -> None:
         rq.Worker([order.queue], name=name, connection=connection).work(logging_level="CRITICAL")
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when *parent*, which has one thread, ends in whatever way. Linux only."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel knew
-        os._exit(1)
-
-
-def end_sessions(leaders: Collection[int], seconds: float = 3.0) -> None:
-    """SIGKILL what is in the sessions of *leaders*, and every descendant, until none is left.
-
-    By session, as a work-horse has a process group of its own and so may what it starts.
-    """
-    deadline = time.monotonic() + seconds
-    while (doomed := members(leaders)) and time.monotonic() < deadline:
-        send(signal.SIGKILL, doomed)
-        time.sleep(0.005)
-
-
-def send(number: int, pids: Collection[int]) -> None:
-    """Send a signal to those of the processes that still are there."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
-
-
-def members(leaders: Collection[int]) -> set[int]:
-    """The living processes in the sessions of *leaders*, and their descendants in whatever session."""
-    table = list(processes())
-    # A leader counts before it has made its session.
-    found = {pid for pid, _, session in table if session in leaders or pid in leaders}
-    while more := {pid for pid, parent, _ in table if parent in found} - found:
-        found |= more
-    return found
-
-
-def processes() -> Iterator[tuple[int, int, int]]:
-    """Pid, parent and session of every process that isn't a zombie."""
-    if sys.platform == "linux":
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                state, parent, _, session = stat.read_text(errors="replace").rpartition(")")[2].split()[:4]
-                if state not in "ZX":
-                    yield int(stat.parent.name), int(parent), int(session)
-    else:
-        listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True).stdout
-        for pid, parent, state in map(str.split, listing.splitlines()):
-            with contextlib.suppress(OSError):
-                if not state.startswith("Z"):
-                    yield int(pid), int(parent), os.getsid(int(pid))
-
-
-def main() -> None:
-    """Serve one order."""
+def main(directory: str) -> None:
+    """Serve one order; the directory that it will name is told before, and is removed even if no order comes."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = Parent()
-    Supervisor(parent, parent.read_order()).run()
-
-
-if __name__ == "__main__":
-    main()
+    if order := parent.read_order():
+        Supervisor(parent, order).run()
+    else:
+        shutil.rmtree(directory, ignore_errors=True)

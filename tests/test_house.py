@@ -18,7 +18,7 @@ FLOORS = [
     ["shuffle", "tasks"],
     ["connection", "scripts", "registry", "facts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],
-    ["inline", "driver", "supervise", "server", "local", "access"],
+    ["inline", "driver", "sessions", "supervise", "server", "sockets", "durable", "local", "access"],
     ["meter", "view", "api", "runs", "progress", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]

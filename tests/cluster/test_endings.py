@@ -52,14 +52,15 @@ class Command:
         self.mark = secrets.token_hex(8)
         self.process: subprocess.Popen[bytes]
 
-    def start(self, job: object, *arguments: object, **options: Any) -> Command:
+    def start(self, job: object, *arguments: object, program: str = "", **options: Any) -> Command:
+        """Start it; a program that is given is run instead of `rqmr`, with the same arguments."""
         environment = {key: value for key, value in os.environ.items() if "REDIS_URL" not in key}
+        command = [sys.executable, *(["-c", program] if program else ["-m", "rqmr"]), "run", job, *arguments]
         with (self.directory / "stdout").open("wb") as stdout, (self.directory / "stderr").open("wb") as stderr:
             options = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr} | options
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rqmr", "run", str(job), *map(str, arguments)],
-                cwd=self.cwd, env=environment | {"TMPDIR": str(self.tmp), MARK: self.mark},
-                start_new_session=True, **options,
+                list(map(str, command)), cwd=self.cwd, start_new_session=True,
+                env=environment | {"TMPDIR": str(self.tmp), MARK: self.mark}, **options,
             )  # fmt: skip
         return self
 
@@ -293,6 +294,95 @@ def test_a_signal_at_any_moment_of_the_start_leaves_nothing(number: signal.Signa
         command.process.wait(30)
         own = [-signal.SIGSEGV] if OUR_CODE in command.stderr else [-signal.SIGSEGV, 1]
         command.assert_ends(STATUS[number], -number, *own, began=began)
+
+
+#: Is killed between the start of the supervisor and the order to it.
+KILLED_AT_START = """
+import os, signal
+from rqmr import cli, local
+
+class Popen(local.subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+local.subprocess.Popen = Popen
+cli.main()
+"""
+
+
+def test_a_driver_that_is_killed_before_it_gave_its_order_leaves_nothing(command: Command) -> None:
+    command.start(JOBS / "slow.py", command.input, "-o", "out", program=KILLED_AT_START)
+    command.process.wait(10)
+    command.assert_ends(-9)
+
+
+#: Is interrupted once while a finalizer runs, as any library may have one: what is raised there goes nowhere.
+INTERRUPTED_IN_A_FINALIZER = """
+import os, signal
+from rqmr import cli, driver
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100):  # here Python looks for signals
+            pass
+
+def tick(*arguments, ticking=driver.tick):
+    if driver.tick is tick and os.path.exists(os.path.join(os.environ["MARKS"], "stuck.0")):
+        driver.tick = ticking
+        Finalized()
+    return ticking(*arguments)
+
+driver.tick = tick
+cli.main()
+"""
+
+
+def test_an_interrupt_that_python_swallows_is_not_the_last_one_that_is_heard(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKS", str(command.marks))
+    command.start_stuck("sleep", "map", "-o", "out", program=INTERRUPTED_IN_A_FINALIZER)
+    wait_until(lambda: command.is_over or "Exception ignored" in command.stderr, timeout=5, what="it is swallowed")
+    began = time.monotonic()
+    while not command.is_over and time.monotonic() < began + END_SECONDS:  # one that comes too soon is swallowed, too
+        command.signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.process.wait(0.5)
+    assert command.is_over, "it is deaf to Ctrl-C"
+    command.assert_ends(130)
+
+
+#: Is interrupted in the first of two clean-ups, which Python then leaves for the second, and again in that.
+INTERRUPTED_IN_CLEAN_UPS = """
+import contextlib, os, signal
+from rqmr import cli
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(100):  # here Python looks for signals
+        pass
+
+def clean_up():
+    interrupt()
+    print("cleaned up", flush=True)
+
+def app():
+    with contextlib.ExitStack() as stack:
+        stack.callback(clean_up)
+        stack.callback(interrupt)
+
+cli.app = app
+cli.main()
+"""
+
+
+def test_a_second_interrupt_does_not_disturb_what_cleans_up_after_the_first(command: Command) -> None:
+    command.start(JOBS / "slow.py", program=INTERRUPTED_IN_CLEAN_UPS)
+    command.assert_ends(130)
+    assert command.stdout == "cleaned up\n"
+    assert "Traceback" not in command.stderr
 
 
 @pytest.mark.parametrize("seen", ["part-00000", "_SUCCESS"])

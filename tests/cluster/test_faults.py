@@ -25,8 +25,8 @@ from rqmr.api import Silent
 from rqmr.config import Config
 from rqmr.connection import connect
 from rqmr.model import Event, Facts, Header, RunState
+from rqmr.sessions import processes
 from rqmr.state import State
-from rqmr.supervise import processes
 
 #: A lease that expires soon, and a map task for each file.
 CUT = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=1)

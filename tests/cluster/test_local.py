@@ -20,7 +20,7 @@ import rq
 
 from rqmr.errors import RedisError
 from rqmr.local import Local
-from rqmr.supervise import members, processes
+from rqmr.sessions import members, processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
