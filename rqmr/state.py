@@ -151,7 +151,7 @@ class State:
         """Let every key of the run live for another `keep`."""
         pipe = self.client.pipeline(transaction=False)
         for name in self.keys.all(self.spec.phases):
-            if name != self.keys.driver:
+            if name not in (self.keys.driver, self.keys.standby):
                 pipe.pexpire(name, self.spec.keep_ms)
         pipe.pexpire(keys.code(self.spec.code), self.spec.keep_ms, gt=True)
         pipe.execute()
