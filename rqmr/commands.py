@@ -163,15 +163,20 @@ def _description(told: Status) -> list[str]:
         lines.append(f"  {attempt.id}  {int(attempt.progress.fraction * 100)}%  {age}  on {who}")
     if told.state in ("running", "stalled", "uncollected"):
         lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen")
-        lines += [_ADVICE[told.state]] * (told.state in _ADVICE)
+    if told.state in _ADVICE:
+        lines.append(_ADVICE[told.state].format(run=told.run))
+    if told.summary:
+        records = f"{told.summary.records_read:,} records read, {told.summary.records_written:,} written"
+        lines.append(f"{records} in {len(told.summary.parts)} parts")
     if told.failure:
         lines += ["", report(told.failure, [])]
     return lines
 
 
 _ADVICE = {
-    "stalled": "nobody drives it or works on it: rqmr attach goes on with it, where workers listen",
-    "uncollected": "all tasks are done: rqmr attach collects the output",
+    "stalled": "nobody drives it or works on it; rqmr attach {run} goes on with it, if workers listen",
+    "uncollected": "all its tasks are done; rqmr attach {run} collects the output",
+    "failed": "rqmr resume {run} goes on with it when the cause is mended",
 }
 
 

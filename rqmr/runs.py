@@ -191,7 +191,7 @@ def _find(run: str, where: Where, stack: ExitStack, *, workers: int | None = 0) 
         if (found := _look(server, run)) is None:
             continue
         if found.spec and server.is_woken:
-            _expire_all(found.state)
+            _bury_the_dead(found.state)
         count = workers if workers is not None else default_workers() if server.is_woken else 0
         if found.spec and count:
             found.local = stack.enter_context(Local(workers=count, queue=found.spec.queue, url=server.url))
@@ -229,8 +229,9 @@ def _look(server: Server, run: str) -> Found | None:
         return Found(server, state, None, end) if end else None
 
 
-def _expire_all(state: State) -> None:
-    """Call all attempts lost: their workers ended with the server that was started again just now."""
+def _bury_the_dead(state: State) -> None:
+    """Call all attempts lost: their workers, and the driver, ended with the server that was started again just now."""
+    state.depose()
     facts = state.facts()
     for attempt in facts.running if facts else ():
         state.expire(attempt.id, dead_since=attempt.renewed_ms)

@@ -173,6 +173,10 @@ class State:
         """Give the driver's lease back, if it is held."""
         self.scripts.drive(driver, lease_ms=0)
 
+    def depose(self) -> None:
+        """Take the driver's lease from whoever held it, since it is known to be gone."""
+        self.client.delete(self.keys.driver)
+
     # --- attempts ---------------------------------------------------------------------------------------------
 
     def claim(
