@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -99,6 +100,59 @@ class Run(Silent):
         self._thread.join(20)
 
 
+class Command:
+    """`rqmr run` in a process of its own, on the Redis of the workers."""
+
+    def __init__(self, bench: Bench, job: str, inputs: Sequence[Path], options: Sequence[object]) -> None:
+        self.output = bench.directory / "out"
+        self._arguments = ["run", JOBS / f"{job}.py", *inputs, *options]
+        self._oracle = bench.directory / "oracle"
+        self._stderr = bench.directory / "stderr"
+        self._url = bench.url
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **params: object) -> Command:
+        """Start it, with parameters that the oracle is not given."""
+        given = [text for name, value in params.items() for text in ("-p", f"{name}={value}")]
+        with self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                self._command(*given, "--redis-url", self._url, "-o", self.output),
+                stdout=subprocess.DEVNULL, stderr=stderr,
+            )  # fmt: skip
+        return self
+
+    def _command(self, *more: object) -> list[str]:
+        return list(map(str, [sys.executable, "-m", "rqmr", *self._arguments, *more]))
+
+    @property
+    def is_over(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    def assert_right(self, timeout: float = 30) -> dict[str, bytes]:
+        """Wait until it exits; at that moment the output is what --inline gives, and all of it. Return the parts."""
+        wait_until(lambda: self.is_over, timeout=timeout, what="the command exits")
+        found = files(self.output)
+        assert self._process is not None
+        assert self._process.returncode == 0, self._stderr.read_text()
+        subprocess.run(self._command("--inline", "--quiet", "-o", self._oracle), check=True, timeout=60)
+        expected = files(self._oracle)
+        assert sorted(found) == sorted(expected)
+        assert found == expected
+        return found
+
+    def end(self) -> None:
+        """Interrupt it if it still runs."""
+        if self._process is not None:
+            if not self.is_over:
+                self._process.terminate()
+            self._process.wait(20)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """The names of all that is in a directory, and what the files of it hold."""
+    return {path.name: path.read_bytes() if path.is_file() else b"" for path in directory.iterdir()}
+
+
 class Bench:
     """Files to read, directories to write to, and a place for marks."""
 
@@ -110,6 +164,7 @@ class Bench:
         self.inputs.mkdir()
         self.url = url
         self.runs: list[Run] = []
+        self.commands: list[Command] = []
 
     def write(self, files: int, special: str = "", *, lines: int = 8, seed: int = 7) -> None:
         """Write files of ten words a line, and the special word once, in the middle of the third file."""
@@ -128,19 +183,26 @@ class Bench:
         wait_until(lambda: self.runs[-1].id, timeout=10, what="the run begins")
         return self.runs[-1]
 
-    def assert_right(self, run: Run, job: str, config: Config = CUT, timeout: float = 30) -> rqmr.Result:
-        """Wait for the run; it gives what one without any fault gives."""
+    def command(self, job: str, *options: object, inputs: Sequence[Path] = ()) -> Command:
+        """Return a command to start, with options that the oracle gets too. Its inputs are the bench's, or others."""
+        self.commands.append(Command(self, job, inputs or sorted(self.inputs.iterdir()), options))
+        return self.commands[-1]
+
+    def assert_right(
+        self, run: Run, job: str, config: Config = CUT, timeout: float = 30, *, besides: str = ""
+    ) -> rqmr.Result:
+        """Wait for the run; it gives what one without any fault gives, besides one group of counters."""
         result = run.result(timeout)
         expected = rqmr.run(
             str(JOBS / f"{job}.py"), sorted(self.inputs.iterdir()), config=config,
-            output=self.directory / "oracle", inline=True,
+            output=self.directory / f"oracle of {run.id}", inline=True,
         )  # fmt: skip
         for path in expected.paths:
             assert (result.output / path.name).read_bytes() == path.read_bytes(), path.name
         assert sorted(path.name for path in result.output.iterdir()) == [
             "_SUCCESS", *sorted(path.name for path in expected.paths),
         ]  # fmt: skip
-        assert result.counters == expected.counters
+        assert {group: each for group, each in result.counters.items() if group != besides} == expected.counters
         assert result.summary.records_read == expected.summary.records_read
         assert result.summary.records_written == expected.summary.records_written
         return result
@@ -153,6 +215,9 @@ class Bench:
         """The process that left the first mark of that name."""
         path = self.marks / f"{name}.0"
         return int(wait_until(lambda: path.exists() and path.read_text(), timeout=15, what=f"{name} is marked"))
+
+    def wait_for_marks(self, name: str, count: int = 1) -> None:
+        wait_until(lambda: self.marked(name) >= count, timeout=20, what=f"{count} x {name} is marked")
 
     def open_gate(self) -> None:
         (self.marks / "open").touch()

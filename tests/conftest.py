@@ -82,6 +82,8 @@ def bench(tmp_path: Path, redis_url: str, redis: Any) -> Iterator[Bench]:
     bench = Bench(tmp_path, redis_url)
     yield bench
     bench.open_gate()
+    for command in bench.commands:
+        command.end()
     over = [run for run in bench.runs if run.is_over]
     for run in bench.runs:
         run.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -15,7 +14,7 @@ import msgspec
 import pytest
 import rq
 from bench import CUT, Bench, Run, horse_of, is_alive
-from harness import Workers, wait_until
+from harness import Workers, signal_all, wait_until
 
 import rqmr
 
@@ -66,9 +65,8 @@ def test_a_worker_that_is_killed_with_its_work_horse_costs_a_lease(workers: Work
     workers.start(2)
     bench.write(6)
     run = bench.start("slow", seconds=0.05)
-    horse = horse_in_map(workers, run)
-    workers.processes[0].kill()
-    os.kill(horse, signal.SIGKILL)
+    horse_in_map(workers, run)
+    workers.kill(workers.processes[0])
     run.wait_for("lost")
     bench.assert_right(run, "slow")
 
@@ -79,11 +77,7 @@ def test_all_workers_may_die_as_long_as_a_new_one_starts(workers: Workers, bench
     run = bench.start("slow", seconds=0.04)
     run.wait_until(lambda facts: facts.phases[0].committed >= 1 and len(facts.running) == 2, what="both are at work")
     for worker in workers.processes[:2]:
-        horses = workers.horses_of(worker)
-        worker.kill()
-        for horse in horses:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(horse, signal.SIGKILL)
+        workers.kill(worker)
     run.wait_until(lambda facts: not facts.running and facts.phases[0].pending, what="all attempts are lost")
     workers.start(1)
     bench.assert_right(run, "slow")
@@ -420,11 +414,9 @@ def test_a_run_survives_a_work_horse_or_worker_killed_every_moment(workers: Work
         if what != "horse":
             worker.kill()
             worker.wait()
-            workers._start("rqmr", (), {})
+            workers.begin()
         if what != "worker":
-            for horse in horses:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(horse, signal.SIGKILL)
+            signal_all(horses, signal.SIGKILL)
         killed += 1
     bench.assert_right(run, "slow")
     print(f"{killed} killed, lost {run.events('lost')}")
