@@ -18,7 +18,7 @@ FLOORS = [
     ["shuffle", "tasks"],
     ["connection", "scripts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],
-    ["inline", "driver", "sessions", "supervise", "server", "local"],
+    ["inline", "driver", "sessions", "sockets", "server", "durable", "supervise", "local"],
     ["meter", "api", "progress", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
