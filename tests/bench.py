@@ -15,12 +15,12 @@ import pytest
 from harness import JOBS, Workers, wait_until
 
 import rqmr
-from rqmr.view import Silent
 from rqmr.config import Config
 from rqmr.connection import connect
 from rqmr.model import Event, Facts, Header, RunState
-from rqmr.state import State
 from rqmr.sessions import processes
+from rqmr.state import State
+from rqmr.view import Silent
 
 #: A lease that expires soon, and a map task for each file.
 CUT = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=1)

@@ -1,4 +1,4 @@
-"""What tests and fixtures share: waiting for facts, real `rq worker` processes."""
+"""What tests and fixtures share: waiting for facts, programs and what they start, real `rq worker` processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rqmr.connection import connect
+from rqmr.sessions import members, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = Path(__file__).resolve().parent / "jobs"
@@ -37,6 +38,37 @@ def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def running(program: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program with its own process group, as a terminal gives it; gone at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        process_group=0,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def family(pid: int) -> set[int]:
+    """All that *pid* has started, and what that has started."""
+    return members({pid}) - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return pids & {pid for pid, _, _ in processes()}
 
 
 @dataclass
