@@ -53,6 +53,7 @@ class Server:
     url: str
     description: str
     warnings: list[str] = field(default_factory=list)
+    is_woken: bool = False  # whether this command has started it again, on the data of an earlier one
 
     def listening(self, queue: str) -> int:
         """Return how many workers listen on a queue."""

@@ -17,7 +17,8 @@ from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 
-from rqmr import __version__
+from rqmr import __version__, commands
+from rqmr.commands import tell
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed
 from rqmr.inputs import parse_size
 from rqmr.meter import report
@@ -57,14 +58,16 @@ def main() -> None:
     except RefusedError as error:
         _fail(2, f"rqmr: {error}")
     except RunFailed as error:
-        _fail(1, f"rqmr: the run failed: {report(error.failure, error.printed)}")
+        advice = f"\n\n{error.advice}" if error.advice else ""
+        _fail(1, f"rqmr: the run failed: {report(error.failure, error.printed)}{advice}")
     except RqmrError as error:
         _fail(1, f"rqmr: {error}")
     except _Ended as ended:
         for number in _SIGNALS:  # what is raised while Python ends would be printed, and change nothing
             signal.signal(number, signal.SIG_IGN)
         name = signal.Signals(ended.signal).name
-        _fail(128 + ended.signal, f"rqmr: ended by {name}; the run was cancelled, and no incomplete output is left")
+        notes = getattr(ended, "__notes__", ["the run was cancelled, and no incomplete output is left"])
+        _fail(128 + ended.signal, f"rqmr: ended by {name}; {notes[0]}")
     except BrokenPipeError:
         _fail(1, "")
 
@@ -112,6 +115,13 @@ def run(
             "--redis-url", help="Redis to use, else RQMR_REDIS_URL or REDIS_URL.", show_default="a private server"
         ),
     ] = None,
+    durable: Annotated[
+        str | None,
+        typer.Option("--durable", metavar="DIR", help="Keep the private server's data in DIR, to resume runs."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave the run to the workers at once, and print its id.")
+    ] = False,
     queue: Annotated[str, typer.Option("--queue", help="RQ queue that the workers listen on.")] = "rqmr",
     split_size: Annotated[
         str | None,
@@ -143,7 +153,8 @@ def run(
 ) -> None:
     """Run JOB over the inputs: map, shuffle, reduce, and the output as part files."""
     # Imported late, so that --help and mistakes are answered at once.
-    from rqmr.api import Request, execute
+    from rqmr.access import Where
+    from rqmr.api import Request, execute, submit
     from rqmr.config import Config
     from rqmr.progress import choose_view
 
@@ -180,10 +191,13 @@ def run(
             config=config,
             output=temporary if output == "-" else output or "output/{run}",
             temporary=output == "-",
-            redis_url=redis_url,
+            where=Where(redis_url, durable),
             inline=inline,
             overwrite=overwrite,
         )
+        if detach:
+            typer.echo(submit(request, view))
+            return
         try:
             summary = execute(request, view)
         except RunFailed as error:
@@ -192,6 +206,9 @@ def run(
             raise
         view.end()
         _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
+
+
+commands.register(app)
 
 
 def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:
@@ -206,7 +223,7 @@ def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, f
     elif first_rows and not quiet:
         _show_first_rows(paths)
     if not quiet:
-        _tell(summary, to_stdout=to_stdout)
+        tell(summary, to_stdout=to_stdout)
 
 
 def _show_first_rows(paths: list[Path]) -> None:
@@ -221,28 +238,6 @@ def _lines(paths: list[Path]) -> Generator[str, None, None]:
     for path in paths:
         with path.open(encoding="utf-8", newline="\n") as part:
             yield from (line.removesuffix("\n") for line in part)
-
-
-def _tell(summary: Summary, *, to_stdout: bool) -> None:
-    for group, counters in summary.counters.items():
-        for name, amount in counters.items():
-            typer.echo(f"{group}: {name} = {amount:,}", err=True)
-    if summary.records_read and not summary.records_written:
-        typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
-    where = "stdout" if to_stdout else _short(summary.output)
-    files = "" if to_stdout else f" in {len(summary.parts)} part{'' if len(summary.parts) == 1 else 's'}"
-    typer.echo(
-        f"{summary.run} succeeded in {summary.seconds:.1f} s: {summary.records_read:,} records read, "
-        f"{summary.records_written:,} written to {where}{files}",
-        err=True,
-    )
-
-
-def _short(path: str) -> str:
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path
 
 
 def _split_bytes(text: str | None) -> int | None:

@@ -198,6 +198,7 @@ def end_run(
     Dispatch(client, spec.queue).drop(of_run.tickets())
     if state == RunState.FAILED and not spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
+        of_run.depose()
         of_run.touch()
     else:
         of_run.unlink()

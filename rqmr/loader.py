@@ -93,9 +93,28 @@ def find(name: str) -> tuple[Package, str | None]:
     )
 
 
+def pack_again(package: Package) -> Package | None:
+    """Pack a job's code as it is now, from where it was; None if it isn't there any more.
+
+    Raises:
+        JobError: it can't be read, or is too large to travel.
+    """
+    path = Path(package.modules[package.entry].path)
+    if not path.is_file():
+        return None
+    if package.entry == _entry_of(path):
+        return pack_file(path)
+    again = _pack_dotted(package.entry)
+    return again if again and again.modules[again.entry].path == str(path) else None
+
+
+def _entry_of(path: Path) -> str:
+    return f"rqmr_job_{path.stem}"  # its own name could be that of a module which others need, such as json
+
+
 def pack_file(path: Path) -> Package:
     """Pack a job's file with the modules that it imports from its own directory."""
-    entry = f"rqmr_job_{path.stem}"  # its own name could be that of a module which others need, such as json
+    entry = _entry_of(path)
     modules: dict[str, Module] = {entry: _read(path, is_package=False)}
     # Among installed packages nothing is the job's own, and all of it is on the workers.
     waiting = [] if path.absolute().parent.name in _SITES else list(_imported(modules[entry]))

@@ -14,40 +14,50 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 from rqmr import supervise
+from rqmr.durable import hold
 from rqmr.errors import RedisError
-from rqmr.server import find_server, server_command
+from rqmr.server import FLUSH_SECONDS, LOADING_SECONDS, START_SECONDS, find_server, server_command
+from rqmr.sockets import SOCKET, choose_directory, url_of
 
 #: What the supervisor's Python runs. Arguments: sys.path as JSON, and the directory to remove at the end.
 SUPERVISE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rqmr.supervise import main; main(sys.argv[2])"
 )
-READY_SECONDS = 15.0
+#: The supervisor, which waits for the server, shall be the first to lose patience.
+READY_SECONDS, LOADED_SECONDS = START_SECONDS + 5, LOADING_SECONDS + 5
 CLOSE_SECONDS = 6.0
 #: What one call of new_lines reads at most, and where a line without an end is cut.
 READ_BYTES, LINE_BYTES = 1 << 20, 1 << 16
-#: The system's own limit for a socket's path is 107 on Linux and 103 on macOS.
-SOCKET_PATH_BYTES = 100
 
 
 class Local:
     """A private server, unless *url* names a Redis, and *workers* RQ workers on *queue*, while the block runs.
 
     They end within six seconds of this process, in whatever way it ends. For one thread at a time.
+
+    With a *durable* directory the server begins with the data that are there, and keeps its own there: all of them,
+    but for the last second or two if the machine itself goes down. It may take ten seconds more to end. One server at
+    a time has a directory; it is made, if it isn't there, and never removed.
     """
 
     def __init__(
-        self, *, workers: int, queue: str, url: str | None = None, preload: Sequence[str] = ("rqmr.worker",)
+        self,
+        *,
+        workers: int,
+        queue: str,
+        url: str | None = None,
+        durable: Path | None = None,
+        preload: Sequence[str] = ("rqmr.worker",),
     ) -> None:
         self._url = url
+        self._durable = durable.absolute() if durable else None
         self._workers = workers
         self._queue = queue
         self._preload = list(preload)
@@ -55,8 +65,10 @@ class Local:
         self._owner = os.getpid()
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._directory = choose_directory()
+        self._socket = self._directory / SOCKET
         self._unread = b""
         self._is_ready = self._is_over = False
+        self._deadline = 0.0  # for what is to be heard next, while the server starts
         self._problem = ""
         self._events: list[dict[str, Any]] = []
         self._logs = Logs()
@@ -75,12 +87,19 @@ class Local:
     def start(self) -> None:
         """Start the supervisor and return at once: the caller has work of its own to do meanwhile.
 
+        Only for a durable directory whose last command was just killed it waits, until that one's server has ended.
+
         Raises:
-            RedisError: there is no server to start.
+            RedisError: there is no server to start, or it can't have the directory.
         """
+        if self._url is not None and self._durable:
+            raise RedisError("a Redis that is named keeps its own data; name a Redis, or a directory, but not both")
         binary = find_server() if self._url is None else None
-        self._directory.mkdir(mode=0o700)
-        with (self._directory / "supervisor.log").open("wb") as errors:
+        with contextlib.ExitStack() as stack:
+            # Held by the supervisor and the server from then on. Not by this process: a fork of it may outlive them.
+            lock = stack.enter_context(hold(self._durable, url_of(self._socket))) if self._durable else None
+            self._directory.mkdir(mode=0o700)
+            errors = stack.enter_context((self._directory / "supervisor.log").open("wb"))
             self._supervisor = subprocess.Popen(
                 # With this process's sys.path, so that it imports the same rqmr, and with no directory put before it:
                 # a queue.py of the user's must not be found.
@@ -90,8 +109,9 @@ class Local:
                 stderr=errors,
                 bufsize=0,
                 start_new_session=True,  # Ctrl-C is for this process alone: its last commands need the server
+                pass_fds=() if lock is None else (lock,),
             )
-        order = self._order(binary)
+        order = self._order(binary, lock)
         self._url = order.url
         self._say(asdict(order))
 
@@ -102,15 +122,17 @@ class Local:
             RedisError: it doesn't. Nothing is left running.
         """
         assert self._supervisor, "start() comes first"
-        deadline = time.monotonic() + READY_SECONDS
+        self._deadline = max(self._deadline, time.monotonic() + READY_SECONDS)  # it may load already
         while not self._is_ready:
-            self._hear(max(0.0, deadline - time.monotonic()))
-            if time.monotonic() > deadline:
-                self._problem = f"no answer for {READY_SECONDS:g} s"
+            self._hear(max(0.0, self._deadline - time.monotonic()))
+            if time.monotonic() > self._deadline:
+                self._problem = self._problem or "there is no answer"
             if self._problem:
                 self.close()
+                data = f"Its data are in {self._durable}; name another directory to begin without them.\n"
                 raise RedisError(
                     f"the local server and workers did not start: {self._problem}\n"
+                    f"{data if self._durable else ''}"
                     "Name another server's binary, RQMR_REDIS_SERVER=/path/to/valkey-server, "
                     "or a Redis that runs, --redis-url redis://host:6379"
                 )
@@ -147,21 +169,20 @@ class Local:
                 assert supervisor.stdin
                 supervisor.stdin.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    supervisor.wait(CLOSE_SECONDS)
+                    supervisor.wait(CLOSE_SECONDS + (FLUSH_SECONDS if self._durable else 0))
                 supervisor.kill()  # where that wasn't enough
         self._logs.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _order(self, binary: Path | None) -> supervise.Order:
-        directory = str(self._directory)
-        socket = f"{directory}/r.sock"
+    def _order(self, binary: Path | None, lock: int | None) -> supervise.Order:
         return supervise.Order(
             parent=os.getpid(),
             preload=self._preload,
-            directory=directory,
-            server=server_command(binary, directory, socket) if binary else [],
-            socket=socket,
-            url=self._url if self._url is not None else f"unix://{quote(socket)}?db=0",
+            directory=str(self._directory),
+            server=server_command(binary, self._directory, self._socket, self._durable) if binary else [],
+            socket=str(self._socket),
+            lock=lock,
+            url=self._url if self._url is not None else url_of(self._socket),
             queue=self._queue,
             workers=self._workers,
             prefix=self._prefix,
@@ -192,6 +213,8 @@ class Local:
 
     def _heed(self, message: dict[str, Any]) -> None:
         match message:
+            case {"loading": _}:
+                self._deadline = time.monotonic() + LOADED_SECONDS
             case {"ready": _}:
                 self._is_ready = True
             case {"error": problem}:
@@ -266,13 +289,6 @@ class Tail:
             lines.append(self._rest)
             self._rest = b""
         return [line.decode(errors="replace").rstrip("\r") for line in lines]
-
-
-def choose_directory() -> Path:
-    """Return a path that nothing has, short enough for a socket below it."""
-    name = f"rqmr-{secrets.token_hex(8)}"
-    base = tempfile.gettempdir()
-    return Path("/tmp" if len(os.fsencode(f"{base}/{name}/r.sock")) > SOCKET_PATH_BYTES else base, name)
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:

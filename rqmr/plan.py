@@ -79,6 +79,16 @@ def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
     return Program(name, instance, plain, package)
 
 
+def program_of(spec: Spec, package: Package) -> Program:
+    """Return a run's program from a package of its job.
+
+    Raises:
+        JobError: the package can't be imported, or has no such job any more.
+    """
+    loaded = load(package, spec.job_class)
+    return Program(spec.job, loaded(**spec.params), spec.params, package)
+
+
 def plan(
     program: Program,
     sources: Sequence[Source],

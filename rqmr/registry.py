@@ -45,6 +45,11 @@ def read_end(client: Client, run: str) -> End | None:
     return None if data is None else msgspec.msgpack.decode(data, type=End)
 
 
+def forget_end(client: Client, run: str) -> None:
+    """Remove how a run ended, since it goes on."""
+    client.unlink(RunKeys(run).end)
+
+
 def forget(client: Client, run: str) -> None:
     """Remove what is kept of a run that is over."""
     client.unlink(RunKeys(run).end)

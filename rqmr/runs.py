@@ -7,61 +7,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-import redis
-from msgspec import Struct, structs
+from msgspec import structs
 
 from rqmr import registry
 from rqmr.access import Server, Where, reach
 from rqmr.api import follow, header_of
 from rqmr.connection import connect
 from rqmr.driver import end_run
-from rqmr.errors import AttemptEnded, JobError, RefusedError
+from rqmr.durable import live_url
+from rqmr.errors import AttemptEnded, RefusedError, RunCancelled, RunFailed
 from rqmr.inputs import check_unchanged
 from rqmr.job import steps_of
-from rqmr.keys import RunKeys
-from rqmr.loader import Package, decode_package, find, pack_file
-from rqmr.local import Local, live_url, private_servers
-from rqmr.meter import Meter, phase_titles
-from rqmr.model import AttemptId, End, Facts, Failure, Kind, RunningAttempt, RunState, Spec, Summary, TaskId
+from rqmr.loader import decode_package, pack_again
+from rqmr.local import Local
+from rqmr.model import End, Facts, Failure, Kind, RunState, Spec, Summary, TaskId
 from rqmr.output import Output
-from rqmr.plan import Program, default_workers, load_program
-from rqmr.scheduler import is_complete
+from rqmr.plan import Program, default_workers, program_of
+from rqmr.sockets import private_servers
 from rqmr.state import State
+from rqmr.status import Status, status_of_end, status_of_facts
 from rqmr.view import View, Watched
 
-
-class PhaseStatus(Struct, frozen=True):
-    """One phase in numbers."""
-
-    title: str
-    tasks: int
-    committed: int
-    running: int
-    pending: int
-    lost: int
-    failed: int
-    records: int
-    bytes: int
-
-
-class Status(Struct, frozen=True):
-    """One run, as `ps` and `status` tell it; times are the server's, in milliseconds."""
-
-    run: str
-    job: str
-    #: A RunState; or of one that runs "stalled" (nobody drives or works) or "uncollected" (done but for its collecting).
-    state: str
-    began_ms: int
-    now_ms: int  # or when it ended
-    output: str
-    server: str
-    phases: tuple[PhaseStatus, ...] = ()
-    attempts: tuple[RunningAttempt, ...] = ()
-    driver: str = ""
-    workers: int = 0  # that listen on its queue
-    summary: Summary | None = None
-    failure: Failure | None = None
+#: A task that no run has, so that none of its attempts has won.
+_NOBODY = TaskId(10**6, Kind.REDUCE, 0)
+_NAMED = 8
 
 
 @dataclass
@@ -84,39 +55,27 @@ class Found:
         facts = None
         if self.spec is not None:
             facts = self.state.facts(workers=self.server.listening(self.spec.queue))
-        if facts is None or self.spec is None or facts.state == RunState.SUCCEEDED:
-            return self.end and _status_of_end(self.end, self.server.description)
-        return Status(
-            run=self.run,
-            job=self.spec.job,
-            state=_state_of(facts),
-            began_ms=facts.started_ms,
-            now_ms=self.end.ended_ms if self.end else facts.now_ms,
-            output=str(self.spec.output),
-            server=self.server.description,
-            phases=_phases_of(facts),
-            attempts=facts.running,
-            driver=facts.driver,
-            workers=facts.workers,
-            failure=facts.failure,
-        )
+        if facts and self.spec and facts.state != RunState.SUCCEEDED:
+            return status_of_facts(facts, self.spec, self.end, self.server.description)
+        return status_of_end(self.end, self.server.description) if self.end else None
 
 
 def list_runs(where: Where) -> list[Status]:
-    """Return every run that something is known of, the oldest first: on the Redis that is named, or else in the private
-    servers of this user's commands that live now.
+    """Return every run that something is known of, the oldest first.
+
+    On the Redis that is named, or else in the private servers of this user's commands that run now.
 
     Raises:
         RedisError: the Redis that is named can't be reached.
     """
     with ExitStack() as stack:
-        found = [
+        statuses = [
             status
-            for server in _living(where, stack)
+            for server in _servers(where, stack)
             for run, _ in registry.runs(server.client)
-            if (each := _look(server, run)) and (status := each.status())
+            if (found_run := _look(server, run)) and (status := found_run.status())
         ]
-    return sorted(found, key=lambda status: status.began_ms)
+    return sorted(statuses, key=lambda status: status.began_ms)
 
 
 def status_of(run: str, where: Where) -> Status:
@@ -127,7 +86,7 @@ def status_of(run: str, where: Where) -> Status:
     """
     with ExitStack() as stack:
         status = _find(run, where, stack).status()
-        return status or _unknown(run, where)
+        return status or _refuse(run, where)
 
 
 def attach(run: str, where: Where, view: View, *, workers: int | None = None) -> Summary:
@@ -162,7 +121,7 @@ def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: 
         if spec is None or facts is None or facts.state != RunState.FAILED:
             raise RefusedError(_why_not_resumed(found, facts))
         check_unchanged(found.state.inputs())
-        program = _mended(found, spec)
+        program = _mended(found, spec, view)
         mended = structs.replace(
             spec,
             code=program.package.content_hash,
@@ -193,11 +152,12 @@ def cancel(run: str, where: Where) -> None:
         RefusedError: it has ended already, or nothing is known of it.
     """
     with ExitStack() as stack:
-        found = _find(run, where, stack, workers=0)
+        found = _find(run, where, stack)
         facts = found.state.facts() if found.spec else None
         if found.spec is None or facts is None or facts.state != RunState.RUNNING:
             state = facts.state if facts else found.end and found.end.state
-            raise RefusedError(f"run {run} has {_ENDED[state]} already; rqmr rm {run}{where.option} removes what is left")
+            told = _ENDED[state or RunState.CANCELLED]
+            raise RefusedError(f"run {run} {told} already; rqmr rm {run}{where.option} removes what is left of it")
         end_run(found.server.client, found.spec, RunState.CANCELLED)
         _discard(found.spec.output, run)
 
@@ -209,7 +169,7 @@ def remove(run: str, where: Where) -> None:
         RefusedError: it still runs, or nothing is known of it.
     """
     with ExitStack() as stack:
-        found = _find(run, where, stack, workers=0)
+        found = _find(run, where, stack)
         facts = found.state.facts() if found.spec else None
         if facts and facts.state == RunState.RUNNING:
             raise RefusedError(f"run {run} is still running; end it first: rqmr cancel {run}{where.option}")
@@ -224,45 +184,40 @@ def remove(run: str, where: Where) -> None:
 # --- finding ------------------------------------------------------------------------------------------------------
 
 
-def _find(run: str, where: Where, stack: ExitStack, *, workers: int | None = None) -> Found:
-    for server in _living(where, stack):
-        if found := _look(server, run):
-            if workers and found.spec:
-                found.local = stack.enter_context(Local(workers=workers, queue=found.spec.queue, url=server.url))
-                found.local.wait_ready()
-            return found
-    if where.directory is not None and live_url(where.directory) is None and where.directory.is_dir():
-        return _wake(run, where, stack, workers)
-    return _unknown(run, where)
+def _find(run: str, where: Where, stack: ExitStack, *, workers: int | None = 0) -> Found:
+    """Find a run, and start local workers: `workers`, or (None) one a core if the others ended with the server."""
+    found: Found | None
+    for server in _servers(where, stack):
+        if (found := _look(server, run)) is None:
+            continue
+        if found.spec and server.is_woken:
+            _bury_the_dead(found.state)
+        count = workers if workers is not None else default_workers() if server.is_woken else 0
+        if found.spec and count:
+            found.local = stack.enter_context(Local(workers=count, queue=found.spec.queue, url=server.url))
+        return found
+    return _refuse(run, where)
 
 
-def _living(where: Where, stack: ExitStack) -> Iterator[Server]:
-    """Yield the servers that answer: the one that is named, the durable directory's, or this user's private ones."""
+def _servers(where: Where, stack: ExitStack) -> Iterator[Server]:
+    """Yield the server that is named, or the durable directory's, or those of this user's commands that live now."""
+    directory = where.directory
+    url = live_url(directory) if directory is not None else None
     if where.url is not None:
         yield reach(where, None, stack)
-        return
-    alive = [live_url(where.directory)] if where.directory is not None else private_servers()
-    for url in filter(None, alive):
-        with contextlib.suppress(redis.RedisError):  # it has ended since
-            client = stack.enter_context(closing(connect(url)))
-            client.ping()
-            yield Server(client, url, "a private server of a running command")
-
-
-def _wake(run: str, where: Where, stack: ExitStack, workers: int | None) -> Found:
-    """Start a durable directory's server, with workers unless there are to be none."""
-    spec: Spec | None = None
-    count = default_workers() if workers is None else workers
-    local = stack.enter_context(Local(workers=count, queue="rqmr", durable=where.directory))
-    server = reach(where, local, stack)
-    found = _look(server, run) or _unknown(run, where)
-    found.local = local
-    spec = found.spec
-    facts = found.state.facts() if spec else None
-    for attempt in facts.running if facts else ():
-        # Its worker ended with the server.
-        found.state.expire(attempt.id, dead_since=attempt.renewed_ms)
-    return found
+    elif directory is not None and url is None:
+        if not directory.is_dir():
+            raise RefusedError(
+                f"there is no directory {directory}; --durable names the one that the run was started with"
+            )
+        local = stack.enter_context(Local(workers=0, queue="rqmr", durable=directory))
+        server = reach(where, local, stack)
+        server.is_woken = True
+        yield server
+    else:
+        for living in [url] if url else private_servers():
+            client = stack.enter_context(closing(connect(living)))
+            yield Server(client, living, "private server of a command that runs now")
 
 
 def _look(server: Server, run: str) -> Found | None:
@@ -274,7 +229,88 @@ def _look(server: Server, run: str) -> Found | None:
         return Found(server, state, None, end) if end else None
 
 
-def _unknown(run: str, where: Where) -> Found:
-    looked = "on that Redis" if where.url else "there" if where.durable else "in the private servers of this user"
+def _bury_the_dead(state: State) -> None:
+    """Call all attempts lost: their workers, and the driver, ended with the server that was started again just now."""
+    state.depose()
+    facts = state.facts()
+    for attempt in facts.running if facts else ():
+        state.expire(attempt.id, dead_since=attempt.renewed_ms)
+
+
+def _refuse(run: str, where: Where) -> NoReturn:
+    looked = "on that Redis" if where.url else "there" if where.durable else "in this user's private servers"
     others = "" if where.url or where.durable else "; name its Redis, --redis-url URL, or its directory, --durable DIR"
     raise RefusedError(f"nothing is known of a run {run} {looked}; rqmr ps{where.option} lists what there is{others}")
+
+
+# --- going on -----------------------------------------------------------------------------------------------------
+
+
+def _follow(found: Found, where: Where, view: View, stack: ExitStack) -> Summary:
+    spec, end = found.spec, found.end
+    if spec is None:
+        assert end is not None
+        if end.summary:
+            return end.summary
+        if end.state == RunState.CANCELLED:
+            raise RunCancelled(f"run {end.run} was cancelled")
+        raise RunFailed(end.failure or Failure(f"run {end.run} failed"))
+    output = Output(spec.output, spec.run, is_new=False)
+    stack.enter_context(closing(output))
+    stack.callback(output.discard)
+    output.is_kept = True
+    found.state.touch()
+    view.begin(header_of(spec, found.server.description))
+    watched = Watched(view, found.local, output)
+    return follow(found.server, spec, output, watched, where, is_creator=False)
+
+
+def _mended(found: Found, spec: Spec, view: View) -> Program:
+    """Return the run's program, with its code as it is now if it can be found here."""
+    package = decode_package(found.state.package())
+    again = pack_again(package)
+    if again is None:
+        path = package.modules[package.entry].path
+        view.note(f"{path} isn't here (any more): the run goes on with the code that it has")
+    return program_of(spec, again or package)
+
+
+def _reopen_parts_that_are_gone(found: Found, spec: Spec) -> None:
+    """Let the last phase's tasks run again whose part files aren't in the stage any more."""
+    for attempt, outcome in found.state.winners(spec.phases[-1]).values():
+        if outcome.part and not Path(spec.stage, outcome.part.file).is_file():
+            found.state.reopen(attempt, outcome, _NOBODY)
+
+
+def _why_not_resumed(found: Found, facts: Facts | None) -> str:
+    if facts and facts.state == RunState.RUNNING:
+        return f"run {found.run} hasn't failed, it is still running: rqmr attach {found.run} shows it"
+    if found.end and found.end.state == RunState.FAILED:
+        return f"run {found.run} failed, but what it takes to resume it is gone; run the job anew"
+    state = facts.state if facts else found.end.state if found.end else RunState.CANCELLED
+    return f"run {found.run} {_ENDED[state]} already: there is nothing to resume"
+
+
+def _discard(directory: Path, run: str) -> None:
+    output = Output(directory, run, is_new=False)
+    output.discard()
+    with contextlib.suppress(OSError):  # it isn't there, or has something in it
+        directory.rmdir()
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+_ENDED = {
+    RunState.SUCCEEDED: "has succeeded",
+    RunState.FAILED: "has failed",
+    RunState.CANCELLED: "was cancelled",
+    RunState.RUNNING: "is running",
+}
+
+
+def _tasks(tasks: Sequence[TaskId]) -> str:
+    """Name tasks: the first few, and how many there are."""
+    maps = sum(task.kind == Kind.MAP for task in tasks)
+    told = f"{maps} map tasks and {len(tasks) - maps} reduce tasks"
+    names = ", ".join(map(str, tasks[:_NAMED])) + (" …" if len(tasks) > _NAMED else "")
+    return f"{told} ({names})"

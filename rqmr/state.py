@@ -163,7 +163,7 @@ class State:
         """Let every key of the run live for another `keep`."""
         pipe = self.client.pipeline(transaction=False)
         for name in self.keys.all(self.spec.phases):
-            if name != self.keys.driver:
+            if name not in (self.keys.driver, self.keys.standby):
                 pipe.pexpire(name, self.spec.keep_ms)
         pipe.pexpire(keys.code(self.spec.code), self.spec.keep_ms, gt=True)
         pipe.execute()
@@ -184,6 +184,10 @@ class State:
     def resign(self, driver: str) -> None:
         """Give the driver's lease back, if it is held."""
         self.scripts.drive(driver, lease_ms=0)
+
+    def depose(self) -> None:
+        """Take the driver's lease from whoever held it, since it is known to be gone."""
+        self.client.delete(self.keys.driver)
 
     # --- attempts ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 `rqmr.local` runs `main` and speaks JSON lines with it:
 
     stdin    an Order; then {"remove": path, "if_empty": bool}, to be done if the parent dies; last {"bye": true}
-    stdout   {"ready": url} or {"error": text}; {"worker": name, "pid": …, "log": path} for each worker started;
+    stdout   {"loading": true} now and then while the server loads its data; {"ready": url} or {"error": text};
+             {"worker": name, "pid": …, "log": path} for each worker started;
              {"worker_died": name, "pid": …, "status": …}; {"server_died": status, "log": tail}
 
 A process of its own, because nothing inside the parent runs when the parent is killed. One thread and no
@@ -21,8 +22,6 @@ import os
 import select
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 import traceback
@@ -30,18 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rqmr.server import TAIL_CHARACTERS, Server, StartError
 from rqmr.sessions import die_with, end_sessions, members, send
 
 #: How long a death can go unnoticed.
 TICK_SECONDS = 0.2
-SERVER_START_SECONDS = 10.0
 #: A worker of a named Redis gets this long to finish its RQ job, and as long again to leave without finishing it.
 LEAVE_SECONDS = 1.5
 #: The wait before a worker that ended is replaced: doubled each time, and short again after a good life.
 FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS, GOOD_LIFE_SECONDS = 0.1, 5.0, 30.0
-#: What of a log goes into a message: it fits in a pipe whole.
-TAIL_CHARACTERS = 1500
-SERVER_LOG = "server.log"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +49,11 @@ class Order:
     directory: str  # the socket and the logs are in it; it is removed at the end
     server: list[str]  # the command that starts the private server; empty where the url names a Redis
     socket: str  # where that server will listen
+    lock: int | None  # an inherited descriptor that holds the data's directory, if that server is a durable one
     url: str
     queue: str
     workers: int
     prefix: str  # of the workers' names; nobody else on this Redis has it
-
-
-class StartError(Exception):
-    """The server doesn't serve; the text says why."""
 
 
 class Parent:
@@ -112,59 +105,6 @@ class Parent:
         if "remove" in message:
             self.to_remove[message["remove"]] = message["if_empty"]
         self.said_bye |= "bye" in message
-
-
-class Server:
-    """The private server."""
-
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._log = Path(order.directory, SERVER_LOG)
-        supervisor = os.getpid()
-        with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                order.server,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
-                start_new_session=True,
-                preexec_fn=lambda: die_with(supervisor),
-            )
-
-    @property
-    def status(self) -> int | None:
-        """The exit status, negative for a signal, or None while it runs."""
-        return self._process.poll()
-
-    @property
-    def last_words(self) -> str:
-        """The end of its log."""
-        return self._log.read_text(errors="replace")[-TAIL_CHARACTERS:].strip()
-
-    def wait_until_it_answers(self) -> None:
-        """Return once PING gets its PONG; raise StartError if it ends first, or is silent for too long."""
-        program = self._order.server[0]
-        deadline = time.monotonic() + SERVER_START_SECONDS
-        while not self._answers():
-            if self.status is not None:
-                raise StartError(f"{program} ended at once with status {self.status}\n{self.last_words}")
-            if time.monotonic() > deadline:
-                raise StartError(f"{program} is silent after {SERVER_START_SECONDS:g} s\n{self.last_words}")
-            time.sleep(0.002)
-
-    def kill(self) -> None:
-        """End it at once: there is nothing to save."""
-        self._process.kill()
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
-            connection.settimeout(1)
-            connection.connect(self._order.socket)
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-        return False
 
 
 class Slot:
@@ -226,18 +166,40 @@ class Supervisor:
             self._end()
 
     def _start(self) -> None:
-        if self._order.server:
-            self._server = Server(self._order)
+        order = self._order
+        if order.lock is not None:
+            os.set_inheritable(order.lock, False)
+        if order.server:
+            self._server = Server(
+                order.server, directory=Path(order.directory), socket=Path(order.socket), lock=order.lock
+            )
         importlib.import_module("redis")  # which takes about as long as the server's start
         if self._server:
-            self._server.wait_until_it_answers()
-        self._parent.tell(ready=self._order.url)
+            self._wait_for(self._server)
+            if self._is_to_end:
+                return
+        if order.lock is not None:
+            forget_workers(order.url)
+        self._parent.tell(ready=order.url)
         for module in ("rq", *self._order.preload):
             importlib.import_module(module)
         gc.freeze()  # no collection in a worker shall copy the memory that all of them share
 
+    def _wait_for(self, server: Server) -> None:
+        """Return once the server serves, or isn't wanted any more. Raises StartError."""
+        told_at = 0.0
+        while not server.serves() and not self._is_to_end:
+            if server.is_loading and time.monotonic() > told_at + 1:
+                self._parent.tell(loading=True)
+                told_at = time.monotonic()
+            self._parent.listen(0.02 if server.is_loading else 0.002)
+
+    @property
+    def _is_to_end(self) -> bool:
+        return self._was_terminated or self._parent.said_bye or self._parent.is_gone
+
     def _watch(self) -> None:
-        while not (self._was_terminated or self._parent.said_bye or self._parent.is_gone):
+        while not self._is_to_end:
             if self._server and (status := self._server.status) is not None:
                 self._parent.tell(server_died=status, log=self._server.last_words)
                 return
@@ -260,7 +222,7 @@ class Supervisor:
             self._let_workers_sign_off()
         end_sessions({slot.pid for slot in self._slots if slot.pid})
         if self._server:
-            self._server.kill()
+            self._server.end()
         shutil.rmtree(self._order.directory, ignore_errors=True)
         self._parent.listen(0)  # to what it said last
         if self._parent.is_gone and not self._parent.said_bye:
@@ -285,6 +247,18 @@ class Supervisor:
         self._was_terminated = True
 
 
+def forget_workers(url: str) -> None:
+    """Take RQ's workers out of the data that a server has loaded: they ended with the server before it.
+
+    Those that were killed are counted for ever otherwise.
+    """
+    import redis
+
+    with redis.Redis.from_url(url) as connection:
+        if keys := list(connection.scan_iter("rq:worker*", count=1000)):
+            connection.unlink(*keys)
+
+
 def fork_worker(order: Order, name: str, log: str) -> int:
     """Start an RQ worker that leads a session of its own and prints into *log*; return its pid."""
     supervisor = os.getpid()
@@ -294,6 +268,8 @@ def fork_worker(order: Order, name: str, log: str) -> int:
     status = 1
     try:
         become_worker(name, log, supervisor)
+        if order.lock is not None:
+            os.close(order.lock)  # what a job leaves behind shall not hold it
         work(order, name)
         status = 0
     except Exception:

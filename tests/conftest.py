@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis as redis_py
+from bench import Bench
 from harness import ROOT, Workers, wait_until
 
 from rqmr.connection import connect
@@ -73,6 +74,21 @@ def workers(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
     group = Workers(redis_url, directory)
     yield group
     group.stop()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, redis_url: str, redis: Any) -> Iterator[Bench]:
+    """A bench whose runs end with the test; nothing is left in Redis of those that have ended by themselves."""
+    bench = Bench(tmp_path, redis_url)
+    yield bench
+    bench.open_gate()
+    for command in bench.commands:
+        command.end()
+    over = [run for run in bench.runs if run.is_over]
+    for run in bench.runs:
+        run.end()
+    left = {key.decode() for run in over for key in redis.scan_iter(f"rqmr:{run.id}*", count=1000)}
+    assert not left, "keys of a run that ended"
 
 
 @pytest.fixture(scope="session")

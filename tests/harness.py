@@ -1,4 +1,4 @@
-"""What tests and fixtures share: waiting for facts, real `rq worker` processes."""
+"""What tests and fixtures share: waiting for facts, programs and what they start, real `rq worker` processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rqmr.connection import connect
+from rqmr.sessions import members, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = Path(__file__).resolve().parent / "jobs"
@@ -30,6 +31,44 @@ def wait_until(predicate: Callable[[], Any], *, timeout: float, what: str) -> An
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout:g} s in vain until {what}")
         time.sleep(0.01)
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to those of the processes that are there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def running(program: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program with its own process group, as a terminal gives it; gone at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        process_group=0,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def family(pid: int) -> set[int]:
+    """All that *pid* has started, and what that has started."""
+    return members({pid}) - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return pids & {pid for pid, _, _ in processes()}
 
 
 @dataclass
@@ -47,12 +86,13 @@ class Workers:
         client = connect(self.url)
         key = f"rq:workers:{queue}"
         before = client.scard(key)
-        started = [self._start(queue, arguments, environment) for _ in range(count)]
+        started = [self.begin(*arguments, queue=queue, **environment) for _ in range(count)]
         wait_until(lambda: client.scard(key) >= before + count, timeout=20, what=f"{count} workers listen")
         client.close()
         return started
 
-    def _start(self, queue: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def begin(self, *arguments: str, queue: str = "rqmr", **environment: str) -> subprocess.Popen[bytes]:
+        """Start one worker without waiting for it."""
         number = len(self.processes) + 1
         with (self.directory / f"worker-{number}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -68,9 +108,19 @@ class Workers:
         children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
         return [int(pid) for pid in children.read_text().split()] if children.exists() else []
 
+    def freeze(self, worker: subprocess.Popen[bytes]) -> list[int]:
+        """Stop a worker and its work-horse; return the pids of both."""
+        os.kill(worker.pid, signal.SIGSTOP)  # first, so that it forks no more
+        pids = [worker.pid, *self.horses_of(worker)]
+        signal_all(pids, signal.SIGSTOP)
+        return pids
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        """Kill a worker together with its work-horse, as a machine that goes down does."""
+        signal_all(self.freeze(worker), signal.SIGKILL)
+        worker.wait()
+
     def stop(self) -> None:
         for process in self.processes:
-            for pid in [process.pid, *self.horses_of(process)]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            signal_all([process.pid, *self.horses_of(process)], signal.SIGKILL)
             process.wait()

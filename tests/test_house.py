@@ -18,8 +18,8 @@ FLOORS = [
     ["shuffle", "tasks"],
     ["connection", "scripts", "registry", "facts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],
-    ["inline", "driver", "sessions", "supervise", "server", "sockets", "durable", "local", "access"],
-    ["meter", "view", "api", "runs", "progress", "commands", "cli", "__main__"],
+    ["inline", "driver", "sessions", "sockets", "server", "durable", "supervise", "local", "access"],
+    ["meter", "status", "view", "api", "runs", "progress", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 

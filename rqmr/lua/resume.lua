@@ -13,8 +13,11 @@ local state, keep, opened, spec = unpack(redis.call('HMGET', KEYS[1], 'state', '
 if state == 'running' and spec == ARGV[1] then return 'RESUMED' end
 if state ~= 'failed' then return state or 'gone' end
 local fresh = ARGV[2] == 'fresh'
-local phases = (#ARGV - 4) / 2
 opened = tonumber(opened)
+local phases = {}
+for i = 5, #ARGV, 2 do
+  phases[#phases + 1] = {name = ARGV[i], tasks = ARGV[i + 1], winners = KEYS[i + 4], totals = KEYS[i + 5]}
+end
 
 -- No attempt of before may renew or commit any more.
 for _, attempt in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do redis.call('DEL', ARGV[3] .. attempt) end
@@ -30,17 +33,18 @@ redis.call('DEL', KEYS[3], KEYS[6], KEYS[7])
 
 if fresh then
   redis.call('DEL', KEYS[2])
-  for i = 0, phases - 1 do
-    redis.call('DEL', KEYS[9 + 2 * i], KEYS[10 + 2 * i])
-    redis.call('HDEL', KEYS[1], 'started:' .. i + 1, 'keys:s' .. i)
+  for number, phase in ipairs(phases) do
+    redis.call('DEL', phase.winners, phase.totals)
+    redis.call('HDEL', KEYS[1], 'started:' .. number, 'keys:s' .. number - 1)
   end
   opened = 0
 end
-local current = phases
-for number = math.min(opened, phases - 1), 0, -1 do
-  for index = 0, ARGV[6 + 2 * number] - 1 do
-    local task = string.format('%s%04d', ARGV[5 + 2 * number], index)
-    if redis.call('HEXISTS', KEYS[9 + 2 * number], task) == 0 then
+local current = #phases
+for number = math.min(opened, #phases - 1), 0, -1 do
+  local phase = phases[number + 1]
+  for index = 0, phase.tasks - 1 do
+    local task = string.format('%s%04d', phase.name, index)
+    if redis.call('HEXISTS', phase.winners, task) == 0 then
       redis.call('ZADD', KEYS[2], 'NX', string.format('%.0f', number * ARGV[4] + index), task)
       current = number
     end

@@ -2,184 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import signal
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import rq
-from harness import JOBS, Workers, wait_until
+from bench import CUT, Bench, Run, horse_of, is_alive
+from harness import Workers, signal_all, wait_until
 
 import rqmr
-from rqmr.api import Silent
-from rqmr.config import Config
-from rqmr.connection import connect
-from rqmr.model import Event, Facts, Header, RunState
-from rqmr.sessions import processes
-from rqmr.state import State
-
-#: A lease that expires soon, and a map task for each file.
-CUT = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=1)
-
-
-class Run(Silent):
-    """A run in a thread, and what its view has seen."""
-
-    def __init__(self, job: str, inputs: Sequence[Path], output: Path, url: str, config: Config, params: Any) -> None:
-        self.id = ""
-        self.facts: Facts | None = None
-        self.seen: list[Event] = []
-        self._url = url
-        self._future: Future[rqmr.Result] = Future()
-
-        def run() -> None:
-            try:
-                result = rqmr.run(
-                    str(JOBS / f"{job}.py"),
-                    inputs,
-                    params=params,
-                    config=config,
-                    output=output,
-                    redis_url=url,
-                    view=self,
-                )
-            except BaseException as error:
-                self._future.set_exception(error)
-            else:
-                self._future.set_result(result)
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-
-    def begin(self, header: Header) -> None:
-        self.id = header.run
-
-    def update(self, facts: Facts, events: Sequence[Event]) -> None:
-        self.facts = facts
-        self.seen.extend(events)
-
-    def result(self, timeout: float = 30) -> rqmr.Result:
-        return self._future.result(timeout)
-
-    def events(self, what: str) -> list[str]:
-        """The subjects of all events of a kind."""
-        return [event.subject for event in self.seen if event.what == what]
-
-    def wait_for(self, what: str, count: int = 1, timeout: float = 15) -> list[str]:
-        """Wait for events of a kind; return their subjects."""
-        return wait_until(
-            lambda: self._over() or (len(self.events(what)) >= count and self.events(what)),
-            timeout=timeout,
-            what=f"{count} x {what!r} in {self.id}",
-        )
-
-    def wait_until(self, predicate: Callable[[Facts], Any], *, what: str, timeout: float = 15) -> Any:
-        return wait_until(
-            lambda: self._over() or (self.facts is not None and predicate(self.facts)), timeout=timeout, what=what
-        )
-
-    def _over(self) -> None:
-        if self._future.done():
-            self._future.result()
-            pytest.fail("the run has ended already")
-
-    def end(self) -> None:
-        """Cancel it if it still runs."""
-        if not self._future.done() and self.id:
-            client = connect(self._url)
-            State(client, self.id).finish(RunState.CANCELLED)
-            client.close()
-        self._thread.join(20)
-
-
-class Bench:
-    """Files to read, directories to write to, and a place for marks."""
-
-    def __init__(self, directory: Path, url: str) -> None:
-        self.directory = directory
-        self.marks = directory / "marks"
-        self.marks.mkdir()
-        self.inputs = directory / "inputs"
-        self.inputs.mkdir()
-        self.url = url
-        self.runs: list[Run] = []
-
-    def write(self, files: int, special: str = "", *, lines: int = 8, seed: int = 7) -> None:
-        """Write files of ten words a line, and the special word once, in the middle of the third file."""
-        print(f"words of seed {seed}")
-        chance = random.Random(seed)
-        for number in range(files):
-            text = [" ".join(f"w{chance.randrange(500)}" for _ in range(10)) for _ in range(lines)]
-            if number == min(2, files - 1):
-                text[lines // 2] += f" {special}"
-            (self.inputs / f"{number:02}.txt").write_text("\n".join(text) + "\n")
-
-    def start(self, job: str, config: Config = CUT, **params: Any) -> Run:
-        params = {"marks": str(self.marks), **params}
-        inputs = sorted(self.inputs.iterdir())
-        self.runs.append(Run(job, inputs, self.directory / f"out{len(self.runs)}", self.url, config, params))
-        wait_until(lambda: self.runs[-1].id, timeout=10, what="the run begins")
-        return self.runs[-1]
-
-    def assert_right(self, run: Run, job: str, config: Config = CUT, timeout: float = 30) -> rqmr.Result:
-        """Wait for the run; it gives what one without any fault gives."""
-        result = run.result(timeout)
-        expected = rqmr.run(
-            str(JOBS / f"{job}.py"), sorted(self.inputs.iterdir()), config=config,
-            output=self.directory / "oracle", inline=True,
-        )  # fmt: skip
-        for path in expected.paths:
-            assert (result.output / path.name).read_bytes() == path.read_bytes(), path.name
-        assert sorted(path.name for path in result.output.iterdir()) == [
-            "_SUCCESS", *sorted(path.name for path in expected.paths),
-        ]  # fmt: skip
-        assert result.counters == expected.counters
-        assert result.summary.records_read == expected.summary.records_read
-        assert result.summary.records_written == expected.summary.records_written
-        return result
-
-    def marked(self, name: str) -> int:
-        """How often a job left marks of that name."""
-        return len(list(self.marks.glob(f"{name}.*")))
-
-    def pid_of(self, name: str) -> int:
-        """The process that left the first mark of that name."""
-        path = self.marks / f"{name}.0"
-        return int(wait_until(lambda: path.exists() and path.read_text(), timeout=15, what=f"{name} is marked"))
-
-    def open_gate(self) -> None:
-        (self.marks / "open").touch()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, redis_url: str, redis: Any) -> Iterator[Bench]:
-    bench = Bench(tmp_path, redis_url)
-    yield bench
-    bench.open_gate()
-    over = [run for run in bench.runs if run._future.done()]
-    for run in bench.runs:
-        run.end()
-    left = {key.decode() for run in over for key in redis.scan_iter(f"rqmr:{run.id}*", count=1000)}
-    assert not left, "keys of a run that ended"
-
-
-def horse_of(workers: Workers, worker: subprocess.Popen[bytes]) -> int:
-    """The work-horse of a worker, once there is one."""
-    return int(wait_until(lambda: workers.horses_of(worker), timeout=10, what="the worker has a work-horse")[0])
-
-
-def is_alive(pid: int) -> bool:
-    return any(process == pid for process, _, _ in processes())
 
 
 def horse_in_map(workers: Workers, run: Run) -> int:
@@ -228,9 +65,8 @@ def test_a_worker_that_is_killed_with_its_work_horse_costs_a_lease(workers: Work
     workers.start(2)
     bench.write(6)
     run = bench.start("slow", seconds=0.05)
-    horse = horse_in_map(workers, run)
-    workers.processes[0].kill()
-    os.kill(horse, signal.SIGKILL)
+    horse_in_map(workers, run)
+    workers.kill(workers.processes[0])
     run.wait_for("lost")
     bench.assert_right(run, "slow")
 
@@ -241,11 +77,7 @@ def test_all_workers_may_die_as_long_as_a_new_one_starts(workers: Workers, bench
     run = bench.start("slow", seconds=0.04)
     run.wait_until(lambda facts: facts.phases[0].committed >= 1 and len(facts.running) == 2, what="both are at work")
     for worker in workers.processes[:2]:
-        horses = workers.horses_of(worker)
-        worker.kill()
-        for horse in horses:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(horse, signal.SIGKILL)
+        workers.kill(worker)
     run.wait_until(lambda facts: not facts.running and facts.phases[0].pending, what="all attempts are lost")
     workers.start(1)
     bench.assert_right(run, "slow")
@@ -413,7 +245,7 @@ def test_tickets_that_are_enqueued_twice_and_for_tasks_that_are_done_change_noth
     run = bench.start("slow", seconds=0.02)
     queue = rq.Queue("rqmr", connection=redis)
     number = 0
-    while not run._future.done():
+    while not run.is_over:
         number += 1
         for task in ("s0-m0000", "s0-m0007", "s0-r0001", "", "s5-m0000"):
             ticket = f"{run.id}-t{1 + number % 3}"  # ids that exist, and not
@@ -435,7 +267,7 @@ def test_scripts_that_the_server_forgets_are_sent_again(workers: Workers, bench:
     bench.write(8)
     run = bench.start("slow", seconds=0.02, reduce_seconds=0.001)
     flushes = 0
-    while not run._future.done():
+    while not run.is_over:
         redis.script_flush()
         flushes += 1
         time.sleep(0.02)
@@ -574,7 +406,7 @@ def test_a_run_survives_a_work_horse_or_worker_killed_every_moment(workers: Work
     bench.write(12, lines=6)
     run = bench.start("slow", seconds=0.05, reduce_seconds=0.001)
     killed = 0
-    while not run._future.done() and killed < 5:
+    while not run.is_over and killed < 5:
         time.sleep(chance.uniform(0.05, 0.4))
         worker = chance.choice([each for each in workers.processes if each.poll() is None])
         horses = workers.horses_of(worker)
@@ -582,11 +414,9 @@ def test_a_run_survives_a_work_horse_or_worker_killed_every_moment(workers: Work
         if what != "horse":
             worker.kill()
             worker.wait()
-            workers._start("rqmr", (), {})
+            workers.begin()
         if what != "worker":
-            for horse in horses:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(horse, signal.SIGKILL)
+            signal_all(horses, signal.SIGKILL)
         killed += 1
     bench.assert_right(run, "slow")
     print(f"{killed} killed, lost {run.events('lost')}")

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import pytest
 import redis
 import rq
+from harness import alive, family, read_line, running
 
 from rqmr.errors import RedisError
 from rqmr.local import Local
 from rqmr.sessions import members, processes
+from rqmr.sockets import socket_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
@@ -73,37 +73,6 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
     return value
 
 
-@contextlib.contextmanager
-def running(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python program with its own process group, as a terminal gives it; gone at the end."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        process_group=0,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout
-    return process.stdout.readline().strip()
-
-
-def family(pid: int) -> set[int]:
-    """All that *pid* has started, and what that has started."""
-    return members({pid}) - {pid}
-
-
-def alive(pids: set[int]) -> set[int]:
-    return pids & {pid for pid, _, _ in processes()}
-
-
 def parent_of(pid: int) -> int:
     return next(parent for process, parent, _ in processes() if process == pid)
 
@@ -126,10 +95,6 @@ def family_at_work(process: subprocess.Popen[str]) -> set[int]:
 def gone_in_time(pids: set[int], directory: Path) -> None:
     wait_until(lambda: not alive(pids), END_SECONDS, "all processes have ended")
     wait_until(lambda: not directory.exists(), END_SECONDS, "the directory is removed")
-
-
-def socket_of(url: str) -> Path:
-    return Path(urlsplit(url).path)
 
 
 def registered(client: redis.Redis, count: int) -> list[rq.Worker]:

@@ -329,7 +329,10 @@ def test_keys_of_every_type_are_sorted_and_counted(inline: Any, here: Path, kind
 
 
 def test_keys_of_every_type_come_through_redis(both: Any, here: Path) -> None:
-    """None, which has no order even to itself, and tuples that hold it."""
+    """Text with spaces, tabs and newlines; None, which has no order even to itself, and tuples that hold it."""
+    write(here / "in.jsonl", "\n".join(json.dumps(key) for key in KEYS["text"] * 3).encode())
+    found = both(JSON_KEYS, "in.jsonl", "-r", 2, "--split-size", "20")
+    assert dict(records(found)) == dict.fromkeys(KEYS["text"], "3")
     write(here / "in.jsonl", b"null\n" * 50)
     assert b"".join(both(JSON_KEYS, "in.jsonl", "-r", 2, "--split-size", "60")) == b"null\t50\n"
     write(here / "in.jsonl", b'[null,["a",1]]\n[null,["a",0]]\n' * 20)

@@ -29,16 +29,22 @@ class Crash(Job):
         for word in line.lower().split():
             if word == self.at and self.where == "map":
                 self.crash()
-            if word == self.gate and self.marks:
-                wait_for(self.marks, "open")
+            if self.where == "map":
+                self.wait(word)
             self.count("seen", "words")
             yield word, 1
 
     def reducer(self, word: str, counts: Iterable[int]) -> Iterator[tuple[str, int]]:
         if word == self.at and self.where == "reduce":
             self.crash()
+        if self.where == "reduce":
+            self.wait(word)
         self.count("seen", "keys")
         yield word, sum(counts)
+
+    def wait(self, word: str) -> None:
+        if word == self.gate and self.marks:
+            wait_for(self.marks, "open")
 
     def crash(self) -> None:
         if self.marks:

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from rqmr.keys import RUNS
 from rqmr.model import (
     AttemptId,
     Claim,
     Failure,
+    InputMark,
     Kind,
     Outcome,
     Phase,
@@ -125,9 +127,9 @@ class Run:
     # --- looks ---------------------------------------------------------------------------------------------------
 
     def dump(self, *besides: str) -> dict[str, Any]:
-        """Return all that is in the database, but its TTLs."""
+        """Return all that is in the database, but its TTLs and the index of runs, which belongs to none."""
         found = {key: _READERS[self.redis.type(key)](self.redis, key) for key in self.redis.scan_iter("*")}
-        return {key.decode(): value for key, value in sorted(found.items()) if key.decode() not in besides}
+        return {key.decode(): value for key, value in sorted(found.items()) if key.decode() not in (*besides, RUNS)}
 
     def line(self) -> list[str]:
         """Return the pending tasks, the next one first."""
@@ -185,7 +187,7 @@ def make_run(redis: Any) -> MakeRun:
         whole = Spec(**{**given, **spec})
         splits = [split(index) for index in range(whole.phases[0].tasks)]
         state = State(redis, whole.run)
-        state.create(whole, splits, b"the code")
+        state.create(whole, splits, b"the code", {b"/in/0.txt": InputMark("0.txt", 100, 1, 2)})
         return Run(state)
 
     return make

@@ -1,0 +1,206 @@
+"""The commands for runs that exist: ps, status, attach, resume, cancel, rm. They parse, print, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rqmr.access import Where
+    from rqmr.model import Summary
+    from rqmr.status import Status
+    from rqmr.view import View
+
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, as rqmr ps shows it.", show_default=False)]
+_Url = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        help="Redis that the run is on, else RQMR_REDIS_URL or REDIS_URL.",
+        show_default="your private servers",
+    ),
+]
+_Durable = Annotated[
+    str | None, typer.Option("--durable", metavar="DIR", help="Directory that the run was started with.")
+]
+_Workers = Annotated[
+    int | None,
+    typer.Option("-w", "--workers", help="Local workers to add.", show_default="one a core with --durable, else none"),
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors only.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (ps, status, attach, resume, cancel):
+        app.command()(command)
+    app.command(name="rm")(remove)
+
+
+def ps(redis_url: _Url = None, durable: _Durable = None, as_json: _Json = False) -> None:
+    """List the runs: those that run, those that failed and can be resumed, and those of the last seven days."""
+    from rqmr.runs import list_runs
+
+    found = list_runs(_where(redis_url, durable))
+    if as_json:
+        _print_json([_plain(each) for each in found])
+    elif found:
+        _print_table([("RUN", "STATE", "DONE", "TIME", "OUTPUT"), *map(_row, found)])
+    else:
+        typer.echo("no runs", err=True)
+
+
+def status(run: _Run, redis_url: _Url = None, durable: _Durable = None, as_json: _Json = False) -> None:
+    """Tell how far a run is, who works on it, or how it ended."""
+    from rqmr.runs import status_of
+
+    told = status_of(run, _where(redis_url, durable))
+    if as_json:
+        _print_json(_plain(told))
+    else:
+        typer.echo("\n".join(_description(told)))
+
+
+def attach(
+    run: _Run, redis_url: _Url = None, durable: _Durable = None, workers: _Workers = None, quiet: _Quiet = False
+) -> None:
+    """Show a run live, from any terminal, in any number at once; drive it if nobody does, and collect its output."""
+    from rqmr.runs import attach as follow
+
+    where = _where(redis_url, durable)
+    _show(lambda view: follow(run, where, view, workers=workers), quiet=quiet)
+
+
+def resume(
+    run: _Run,
+    redis_url: _Url = None,
+    durable: _Durable = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Keep nothing: run all tasks again.")] = False,
+    workers: _Workers = None,
+    quiet: _Quiet = False,
+) -> None:
+    """Go on with a run that failed, with its job's file as it is now: what is committed isn't done again."""
+    from rqmr.runs import resume as go_on
+
+    where = _where(redis_url, durable)
+    _show(lambda view: go_on(run, where, view, fresh=fresh, workers=workers), quiet=quiet)
+
+
+def cancel(run: _Run, redis_url: _Url = None, durable: _Durable = None) -> None:
+    """End a run: its attempts stop within seconds, and what it has made so far goes."""
+    from rqmr.runs import cancel as end
+
+    end(run, _where(redis_url, durable))
+    typer.echo(f"{run} cancelled", err=True)
+
+
+def remove(run: _Run, redis_url: _Url = None, durable: _Durable = None) -> None:
+    """Remove what is kept of a run that has ended; its output stays."""
+    from rqmr.runs import remove as end
+
+    end(run, _where(redis_url, durable))
+    typer.echo(f"{run} removed", err=True)
+
+
+def tell(summary: Summary, *, to_stdout: bool = False) -> None:
+    """Print a run that succeeded: its counters, and one line in numbers."""
+    for group, counters in summary.counters.items():
+        for name, amount in counters.items():
+            typer.echo(f"{group}: {name} = {amount:,}", err=True)
+    if summary.records_read and not summary.records_written:
+        typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
+    where = "stdout" if to_stdout else _short(summary.output)
+    files = "" if to_stdout else f" in {len(summary.parts)} part{'' if len(summary.parts) == 1 else 's'}"
+    typer.echo(
+        f"{summary.run} succeeded in {summary.seconds:.1f} s: {summary.records_read:,} records read, "
+        f"{summary.records_written:,} written to {where}{files}",
+        err=True,
+    )
+
+
+def _show(follow: Callable[[View], Summary], *, quiet: bool) -> None:
+    from rqmr.progress import choose_view
+
+    view = choose_view(quiet=quiet)
+    with contextlib.ExitStack() as stack:
+        stack.callback(view.end)
+        summary = follow(view)
+        view.end()
+        if not quiet:
+            tell(summary)
+
+
+def _where(redis_url: str | None, durable: str | None) -> Where:
+    from rqmr.access import Where
+
+    return Where(redis_url, durable)
+
+
+def _row(told: Status) -> tuple[str, ...]:
+    from rqmr.meter import clock
+
+    done = ", ".join(f"{each.title} {each.committed}/{each.tasks}" for each in told.phases)
+    return told.run, told.state, done, clock(told.now_ms - told.began_ms), _short(told.output)
+
+
+def _description(told: Status) -> list[str]:
+    from rqmr.meter import clock, report, short_worker
+
+    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}, on {told.server}"]
+    lines.append(f"output  {_short(told.output)}")
+    for each in told.phases:
+        counts = [f"{each.committed}/{each.tasks} committed", f"{each.running} running", f"{each.pending} pending"]
+        counts += [f"{each.lost} lost"] * bool(each.lost) + [f"{each.failed} failed"] * bool(each.failed)
+        lines.append(f"{each.title:<9} {', '.join(counts)}, {each.records:,} records")
+    for attempt in told.attempts:
+        age = clock(told.now_ms - attempt.started_ms)
+        who = short_worker(attempt.worker, attempt.host)
+        lines.append(f"  {attempt.id}  {int(attempt.progress.fraction * 100)}%  {age}  on {who}")
+    if told.state in ("running", "stalled", "uncollected"):
+        lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen")
+    if told.state in _ADVICE:
+        lines.append(_ADVICE[told.state].format(run=told.run))
+    if told.summary:
+        records = f"{told.summary.records_read:,} records read, {told.summary.records_written:,} written"
+        lines.append(f"{records} in {len(told.summary.parts)} parts")
+    if told.failure:
+        lines += ["", report(told.failure, [])]
+    return lines
+
+
+_ADVICE = {
+    "stalled": "nobody drives it or works on it; rqmr attach {run} goes on with it, if workers listen",
+    "uncollected": "all its tasks are done; rqmr attach {run} collects the output",
+    "failed": "rqmr resume {run} goes on with it when the cause is mended",
+}
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  ".join([*cells, row[-1]]))
+
+
+def _short(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _plain(record: Status) -> dict[str, Any]:
+    import msgspec
+
+    return dict(msgspec.to_builtins(record))
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, ensure_ascii=False))

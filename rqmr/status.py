@@ -1,0 +1,94 @@
+"""What `ps` and `status` tell of a run: facts in, plain values out."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from rqmr.meter import phase_titles
+from rqmr.model import End, Facts, Failure, RunningAttempt, RunState, Spec, Summary
+from rqmr.scheduler import is_complete
+
+
+class PhaseStatus(Struct, frozen=True):
+    """One phase in numbers."""
+
+    title: str
+    tasks: int
+    committed: int
+    running: int
+    pending: int
+    lost: int
+    failed: int
+    records: int
+    bytes: int
+
+
+class Status(Struct, frozen=True):
+    """One run, as `ps` and `status` tell it; times are the server's, in milliseconds."""
+
+    run: str
+    job: str
+    #: A RunState; of one that runs also "stalled" (nobody drives or works) or "uncollected" (all its tasks are done).
+    state: str
+    began_ms: int
+    now_ms: int  # or when it ended
+    output: str
+    server: str
+    phases: tuple[PhaseStatus, ...] = ()
+    attempts: tuple[RunningAttempt, ...] = ()
+    driver: str = ""
+    workers: int = 0  # that listen on its queue
+    summary: Summary | None = None
+    failure: Failure | None = None
+
+
+def _state_of(facts: Facts) -> str:
+    if facts.state != RunState.RUNNING or facts.driver:
+        return facts.state
+    if is_complete(facts):
+        return "uncollected"
+    return "running" if facts.has_standby or facts.running else "stalled"
+
+
+def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> Status:
+    """Tell a run whose keys are there."""
+    return Status(
+        run=spec.run,
+        job=spec.job,
+        state=_state_of(facts),
+        began_ms=facts.started_ms,
+        now_ms=end.ended_ms if end else facts.now_ms,
+        output=str(spec.output),
+        server=server,
+        phases=_phases_of(facts),
+        attempts=facts.running,
+        driver=facts.driver,
+        workers=facts.workers,
+        failure=facts.failure,
+    )
+
+
+def status_of_end(end: End, server: str) -> Status:
+    """Tell a run of which only the end is left."""
+    return Status(
+        run=end.run,
+        job=end.job,
+        state=end.state,
+        began_ms=end.began_ms,
+        now_ms=end.ended_ms,
+        output=end.output,
+        server=server,
+        summary=end.summary,
+        failure=end.failure,
+    )
+
+
+def _phases_of(facts: Facts) -> tuple[PhaseStatus, ...]:
+    titles = phase_titles([each.phase for each in facts.phases])
+    return tuple(
+        PhaseStatus(
+            title, each.phase.tasks, each.committed, each.running, each.pending, each.lost, each.failed, each.records,
+            each.size,
+        )
+        for title, each in zip(titles, facts.phases, strict=True)
+    )  # fmt: skip
