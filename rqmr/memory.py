@@ -14,6 +14,7 @@ _LEAST_REST = 1 << 20  # bytes
 _GOOD_SHARE = 0.75
 #: The least that is advised, if the estimate says that less would do: it didn't.
 _LEAST_GROWTH = 1.25
+_TASKS = {Kind.MAP: "map tasks", Kind.REDUCE: "reduce tasks"}
 
 
 def room_for_segments(memory: Memory) -> int | None:
@@ -37,25 +38,25 @@ def shortage_failure(facts: Facts, segments: int | None) -> Failure:
     `segments`: bytes that those of the current phase take in Redis, if that is known.
     """
     memory, current = facts.memory, facts.phases[facts.phase]
-    told = f"the Redis server is full ({memory_in_words(memory)}), and waiting didn't help"
-    tasks = "map tasks" if current.phase.kind == Kind.MAP else "reduce tasks"
+    told = [f"the Redis server is full ({memory_in_words(memory)}) and waiting didn't help"]
     # Attempts that wait with their output are about half through it.
     done = (current.committed + current.running / 2) / current.phase.tasks
     others, needed = memory.used - (segments or 0), 0
     if segments and done:
         needed = int(segments / done)
-        told += (
-            f": this run's segments take {_size(segments)} with {current.committed} of {current.phase.tasks} {tasks} "
-            f"done, so all of them would take about {_size(needed)}, and {_size(others)} are used besides"
+        told.append(
+            f"this run's segments take {_size(segments)} with {current.committed} of {current.phase.tasks} "
+            f"{_TASKS[current.phase.kind]} done, so all of them would take about {_size(needed)}, besides "
+            f"{_size(others)} of other data"
         )
-    advice = "free what others hold (rqmr ps, rqmr rm RUN), or shuffle less (an aggregator or a combiner)"
+    todo = ["free what others hold (rqmr ps, rqmr rm RUN)", "or shuffle less (an aggregator or a combiner)"]
     if memory.limit:
         wanted = max((others + needed) / _GOOD_SHARE, memory.limit * _LEAST_GROWTH)
-        advice = f"set its maxmemory to {_setting(wanted)} or more, {advice}"
-    if not facts.neighbours:
-        return Failure(f"{told}; {advice}")
-    gone = "its segments were removed, so that other runs can go on"
-    return Failure(f"{told}; {advice}, and run the job again: {gone}", can_resume=False)
+        todo.insert(0, f"set maxmemory to {_setting(wanted)} or more")
+    told.append(", ".join(todo))
+    if facts.neighbours:
+        told.append("what this run held was removed, so that others can go on")
+    return Failure("; ".join(told))
 
 
 def _unit(count: float) -> tuple[int, str]:

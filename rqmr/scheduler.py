@@ -204,7 +204,7 @@ def _room(facts: Facts, policy: Policy) -> Iterator[Instruction]:
 
 
 def _has_hope(facts: Facts, shortage: Shortage, policy: Policy) -> bool:
-    """Whether waiting may help: something moves, here or on the server. Of runs that all wait the youngest gives way."""
+    """Whether waiting may help: something moves, here or on the server. Of runs that wait the youngest gives way."""
     return (
         facts.committed != shortage.committed
         or facts.memory.used < shortage.used - policy.freed_share * facts.memory.limit

@@ -173,8 +173,13 @@ def segments_size(state: State, phase: int) -> int | None:
     return size
 
 
-def unlink_segments(state: State) -> None:
-    """Remove all segments of a run that has ended: nobody writes any more."""
+def drop_segments(state: State) -> None:
+    """Remove all segments of a run that has ended, so nobody writes any more, and who won with them.
+
+    If it is resumed it begins anew.
+    """
+    for phase in state.spec.phases[:-1]:
+        state.client.unlink(state.keys.winners(phase), state.keys.totals(phase), state.keys.durations(phase))
     for names in _shuffles(state, 1, None):
         state.client.unlink(*names)
 

@@ -40,7 +40,6 @@ from rqmr.scripts import Scripts
 
 _pack = msgspec.msgpack.encode
 _BATCH = 1000  # fields or members in one command
-_FULL = "the Redis server is full ({}): it takes no new run; free something on it, or raise its maxmemory"
 _NO_INPUTS: Mapping[bytes, InputMark] = {}
 
 
@@ -88,11 +87,20 @@ class State:
         pipe.pexpire(k.run, spec.keep_ms)
         self.adopt(spec)
         try:
-            pipe.execute()
-        except redis.OutOfMemoryError:
+            self._begin(pipe)
+        except RefusedError:
             self.unlink()
             registry.forget(self.client, spec.run)
-            raise RefusedError(_FULL.format(memory_in_words(memory_of(self.client)))) from None
+            raise
+
+    def _begin(self, pipe: Client) -> None:
+        try:
+            pipe.execute()
+        except redis.OutOfMemoryError:
+            used = memory_in_words(memory_of(self.client))
+            raise RefusedError(
+                f"the Redis server is full ({used}): it takes no new run; free something on it, or raise its maxmemory"
+            ) from None
 
     def adopt(self, spec: Spec) -> None:
         """Take the spec from one who has it already."""
@@ -154,7 +162,7 @@ class State:
         if fresh:
             for phase in spec.phases[1:]:
                 pipe.unlink(*(self.keys.shuffle(phase.step, reducer) for reducer in range(phase.tasks)))
-        pipe.execute()
+        self._begin(pipe)
         word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
         self.adopt(spec)
         return word == "RESUMED"
@@ -307,7 +315,7 @@ class State:
 
     def pause(self, committed: int, memory: Memory) -> str:
         """Let claims wait for memory, or note again how things are; return the script's word."""
-        return self.scripts.pause(committed, memory.used, f"waits for memory: {memory_in_words(memory)} on the server")
+        return self.scripts.pause(committed, memory.used, f"waits for memory, {memory_in_words(memory)}")
 
     def go_on(self, memory: Memory) -> str:
         """Let claims go on; return the script's word."""

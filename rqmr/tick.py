@@ -25,7 +25,7 @@ from rqmr.scheduler import (
     decide,
     policy_of,
 )
-from rqmr.segments import segments_size, unlink_segments
+from rqmr.segments import drop_segments, segments_size
 from rqmr.state import State
 
 
@@ -69,8 +69,8 @@ def _give_up(facts: Facts, state: State) -> None:
     failure = shortage_failure(facts, segments_size(state, facts.phase))
     state.finish(RunState.FAILED, failure)
     now = state.facts()
-    if now and now.failure == failure and not failure.can_resume:
-        unlink_segments(state)
+    if facts.neighbours and now and now.failure == failure:  # else it has ended otherwise
+        drop_segments(state)
 
 
 def _ask_after(attempts: Sequence[RunningAttempt], state: State, dispatch: Dispatch) -> None:
