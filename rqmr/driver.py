@@ -195,7 +195,10 @@ def end_run(
         End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure),
     )
     of_run.finish(state, failure)
-    Dispatch(client, spec.queue).drop(of_run.tickets())
+    dispatch = Dispatch(client, spec.queue)
+    dispatch.drop(of_run.tickets())
+    for lost in facts.lost:  # its work-horse may be stuck in it, beyond hearing that the run is over
+        dispatch.stop(lost.ticket)
     if state == RunState.FAILED and not spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
         of_run.depose()

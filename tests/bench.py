@@ -84,6 +84,11 @@ class Run(Silent):
         )
 
     @property
+    def error(self) -> BaseException | None:
+        """What it ended with, if it has ended and not well."""
+        return self._future.exception() if self._future.done() else None
+
+    @property
     def is_over(self) -> bool:
         return self._future.done()
 
