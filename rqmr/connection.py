@@ -38,15 +38,16 @@ def connect(url: str) -> Client:
         ) from None
 
 
-def clone(connection: Client, *, patient: bool) -> Client:
+def clone(connection: Client, *, patient: bool, seconds: float = 2) -> Client:
     """Return a client of the same server as RQ's connection, with rqmr's time-outs (RQ's has 415 s).
 
-    `patient`: repeats for some seconds; otherwise gives up at once, for callers that come again anyway.
+    `patient`: repeats for some seconds; otherwise gives up at once, for callers that come again anyway, after `seconds`
+    if there is no reply.
     """
     pool = connection.connection_pool
     options = {**pool.connection_kwargs, **_options()}
     if not patient:
-        options |= {"retry": Retry(NoBackoff(), 0), "socket_timeout": 2, "socket_connect_timeout": 2}
+        options |= {"retry": Retry(NoBackoff(), 0), "socket_timeout": seconds, "socket_connect_timeout": 2}
     if issubclass(pool.connection_class, redis.UnixDomainSocketConnection):
         for name in ("socket_connect_timeout", "socket_keepalive"):
             options.pop(name, None)

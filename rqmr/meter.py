@@ -28,6 +28,7 @@ from rqmr.model import (
 
 RATE_MS = 10_000  # over which a rate is taken, so that it doesn't jump with each heartbeat
 ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a moment to start
+AWAY_SECONDS = 2.0  # before we say that Redis doesn't answer
 RECENT_MS = 20_000  # an important event keeps its place against newer commits
 NAME_WIDTH = 16
 #: Events that a user wants to see, even when many others come after them.
@@ -236,6 +237,11 @@ def absence(header: Header) -> list[str]:
     url = re.search(r"\S+://\S+", header.server)
     first = f"no worker listens on queue '{header.queue}'"
     return [f"{first}: start one with", f"  rq worker {header.queue} --url {url[0]}"] if url else [f"{first} yet"]
+
+
+def absence_of_redis(seconds: float) -> str:
+    """Return what to tell when Redis hasn't answered for so long; "" if that isn't worth it."""
+    return f"Redis doesn't answer, for {seconds:.0f} s now; waiting for it" if seconds >= AWAY_SECONDS else ""
 
 
 def shortage(facts: Facts) -> str:

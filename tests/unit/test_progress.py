@@ -346,6 +346,22 @@ def test_that_a_run_waits_for_memory_is_told_with_what_is_used_and_who_can_not_w
     view.end()
 
 
+def test_that_redis_is_away_is_told_until_it_answers() -> None:
+    view, stream, now = live()
+    picture(view, stream, now, facts(running=(attempt(0),)))
+
+    def told(seconds: float) -> str:
+        stream.truncate(0)
+        now.now += 1
+        view.away(seconds)
+        return stream.getvalue()
+
+    assert "doesn't answer" not in told(1.9)
+    assert "Redis doesn't answer, for 7 s now; waiting for it" in told(7.2)
+    assert not any("answer" in line for line in picture(view, stream, now, facts(running=(attempt(0),))))
+    view.end()
+
+
 def test_the_final_picture_has_the_bars_only_and_gives_the_cursor_back() -> None:
     view, stream, now = live()
     picture(view, stream, now, facts(running=(attempt(0),)), events=(Event(START, "failed", "s0-m0001-a1", "boom"),))
@@ -490,6 +506,20 @@ def test_a_log_tells_once_that_nobody_listens() -> None:
     for second in range(5):
         view.update(facts(START + second * 1000, workers=0), ())
     assert stream.getvalue().count("no worker listens on queue 'rqmr'") == 1
+
+
+def test_a_log_tells_once_that_redis_is_away_and_that_it_is_back() -> None:
+    view, stream, _ = log()
+    view.begin(HEADER)
+    for second in range(5):
+        view.away(second)
+    view.update(facts(), ())
+    view.update(facts(), ())
+    assert stream.getvalue().splitlines()[2:4] == [
+        "Redis doesn't answer, for 2 s now; waiting for it",
+        "Redis answers again",
+    ]
+    assert stream.getvalue().count("answer") == 2
 
 
 def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
