@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rqmr.memory import memory_in_words
 from rqmr.model import (
     Event,
     Facts,
@@ -30,7 +31,7 @@ ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a mom
 RECENT_MS = 20_000  # an important event keeps its place against newer commits
 NAME_WIDTH = 16
 #: Events that a user wants to see, even when many others come after them.
-IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived"})
+IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived", "paused"})
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
@@ -235,6 +236,15 @@ def absence(header: Header) -> list[str]:
     url = re.search(r"\S+://\S+", header.server)
     first = f"no worker listens on queue '{header.queue}'"
     return [f"{first}: start one with", f"  rq worker {header.queue} --url {url[0]}"] if url else [f"{first} yet"]
+
+
+def shortage(facts: Facts) -> str:
+    """Return what claims wait for; "" if they don't."""
+    if not facts.is_full or facts.state != RunState.RUNNING:
+        return ""
+    waiting = sum(each.progress.waits for each in facts.running)
+    attempts = f"; {waiting} attempt{'' if waiting == 1 else 's'} can't write" if waiting else ""
+    return f"waits for memory: {memory_in_words(facts.memory)} on the server{attempts}"
 
 
 def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Event]:

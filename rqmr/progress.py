@@ -25,6 +25,7 @@ from rqmr.meter import (
     natural,
     plain,
     short_worker,
+    shortage,
     subject_title,
     time_of_day,
 )
@@ -36,7 +37,10 @@ REFRESH_SECONDS = 0.12
 LOG_SECONDS, LOG_SECONDS_MAX = 2.0, 30.0
 MOST_WORKERS, MOST_WIDTH = 12, 100
 
-EVENT_STYLES = {"failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green"}
+EVENT_STYLES = {
+    "failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green",
+    "paused": "yellow", "went on": "green",
+}  # fmt: skip
 
 
 def choose_view(*, quiet: bool, stream: TextIO | None = None) -> View:
@@ -267,9 +271,14 @@ class LiveView:
         """Who runs what, or why nobody does."""
         if self._is_deserted and self._header:
             return [self._text((line, "yellow")) for line in absence(self._header)]
+        if short := shortage(facts):
+            return [self._text((short, "yellow")), *self._workers(facts, most - 1)]
         if not self._rows:
             waits = facts.state == RunState.RUNNING and any(each.pending for each in facts.phases)
             return [self._text(("waiting for a worker…", "dim"))] if waits else []
+        return self._workers(facts, most)
+
+    def _workers(self, facts: Facts, most: int) -> list[Text]:
         count = len(self._rows) if len(self._rows) <= min(most, MOST_WORKERS) else most - 1
         if count < 1:
             return []

@@ -14,8 +14,8 @@ from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
-    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen",
-    "resume", "tell", "write",
+    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "pause", "release", "renew",
+    "reopen", "resume", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -70,6 +70,7 @@ class Scripts:
             self._call(
                 "renew", keys, str(attempt), str(attempt.task), lease_ms, worker, host, claim.started_ms,
                 progress.records, progress.size, f"{progress.fraction:.4f}",
+                int(progress.waits),
             )
         )  # fmt: skip
 
@@ -150,6 +151,11 @@ class Scripts:
     def drive(self, driver: str, *, lease_ms: int) -> list[Any]:
         """Return ["DRIVING", epoch], ["HELD", by whom], ["RESIGNED"] or ["ENDED"]."""
         return list(self._call("drive", [self._keys.run, self._keys.driver], driver, lease_ms))
+
+    def pause(self, committed: int | None, used: int, note: str) -> str:
+        """Return "PAUSED", "NOTED", "GOES ON", "ALREADY" or "ENDED"; `committed` is None to let claims go on."""
+        keys = [self._keys.run, self._keys.events]
+        return str(self._call("pause", keys, "" if committed is None else committed, used, note))
 
     def finish(self, state: str, failure: bytes = b"") -> str:
         """Return the run's state, or "gone"."""
