@@ -333,6 +333,27 @@ def test_that_nobody_listens_is_told_after_a_second_with_what_to_do() -> None:
     view.end()
 
 
+def test_workers_that_are_listed_but_never_heard_of_are_told() -> None:
+    """RQ lists those who were killed, too."""
+    view, stream, now = live()
+    assert "no sign of life" not in "\n".join(picture(view, stream, now, facts(START), facts(START + 2_999)))
+    late = picture(view, stream, now, facts(START + 3_000))
+    assert "no sign of life from the 8 workers listed on queue 'rqmr': busy with other RQ jobs, or…" in late
+    assert "  rq worker rqmr --url redis://db:6379/0" in late
+    view.end()
+
+
+def test_attempts_that_fell_silent_all_at_once_are_told_with_what_becomes_of_them() -> None:
+    """All workers are gone: until the leases end nothing shows it but the silence."""
+    view, stream, now = live()
+    first = facts(START, running=(attempt(0, now=START, age=0),))
+    told = [facts(START + later, running=(attempt(0, now=START, age=0),), workers=1) for later in (4_000, 7_000, 8_000)]
+    lines = picture(view, stream, now, first, *told)
+    assert "  what they had is another's in 8 s" in lines
+    assert any(line.startswith("no sign of life from the 1 worker listed") for line in lines)
+    view.end()
+
+
 def test_that_a_run_waits_for_memory_is_told_with_what_is_used_and_who_can_not_write() -> None:
     view, stream, now = live()
     waiting = msgspec.structs.replace(attempt(0), progress=Progress(5, 5, 0.9, waits=True))
