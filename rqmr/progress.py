@@ -19,14 +19,12 @@ from rqmr.meter import (
     LOCAL_NAME,
     Measure,
     Meter,
-    absence,
     absence_of_redis,
     choose_events,
     clock,
     natural,
     plain,
     short_worker,
-    shortage,
     subject_title,
     time_of_day,
 )
@@ -40,7 +38,7 @@ MOST_WORKERS, MOST_WIDTH = 12, 100
 
 EVENT_STYLES = {
     "failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green",
-    "paused": "yellow", "went on": "green",
+    "went on": "green", "refused": "red", "resumed": "green",
 }  # fmt: skip
 
 
@@ -84,8 +82,8 @@ class LogView:
         for measure in self._meter.measure(facts):
             if measure.facts.started_ms:
                 self._phase(measure, at)
-        deserted = self._meter.is_deserted(facts) and self._header
-        self._say("workers", at, "".join(absence(deserted)) if deserted else "")
+        waits_for = self._meter.waits_for(facts, self._header) if self._header else []
+        self._say("waiting", at, "".join(waits_for[:1]), "".join(waits_for[1:]))
 
     def away(self, seconds: float) -> None:
         """Write it once, and when it is over."""
@@ -183,8 +181,9 @@ class LiveView:
         self._rows: dict[str, Row] = {}
         self._hosts: set[str] = set()
         self._name_width, self._task_width = 6, 12
-        self._is_deserted = self._is_over = False
+        self._waits_for: list[str] = []
         self._away = ""  # what there is to say of a Redis that doesn't answer
+        self._is_over = False
         self._lines: list[Text] = []  # to be printed with the next picture
         self._live = Live(
             console=console, get_renderable=self._draw, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
@@ -199,7 +198,7 @@ class LiveView:
         """Remember what is true now, and draw it when the last picture is old enough."""
         self._facts, self._away = facts, ""
         self._measures = self._meter.measure(facts)
-        self._is_deserted = self._meter.is_deserted(facts)
+        self._waits_for = self._meter.waits_for(facts, self._header) if self._header else []
         self._events = choose_events([*self._events, *events], facts.now_ms, 5)
         self._note_workers(facts)
         self._refresh()
@@ -288,10 +287,9 @@ class LiveView:
         """Who runs what, or why nobody does."""
         if self._away:
             return [self._text((self._away, "yellow"))]
-        if self._is_deserted and self._header:
-            return [self._text((line, "yellow")) for line in absence(self._header)]
-        if short := shortage(facts):
-            return [self._text((short, "yellow")), *self._workers(facts, most - 1)]
+        if self._waits_for:
+            told = [self._text((line, "yellow")) for line in self._waits_for[: max(1, most)]]
+            return [*told, *self._workers(facts, most - len(told))]
         if not self._rows:
             waits = facts.state == RunState.RUNNING and any(each.pending for each in facts.phases)
             return [self._text(("waiting for a worker…", "dim"))] if waits else []

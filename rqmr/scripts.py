@@ -15,7 +15,7 @@ from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
     "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "pause", "release", "renew",
-    "reopen", "resume", "write",
+    "reopen", "resume", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -169,6 +169,10 @@ class Scripts:
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""
         return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))
+
+    def tell(self, what: str, subject: str, note: str) -> str:
+        """Return "TOLD" or "GONE"."""
+        return str(self._call("tell", [self._keys.run, self._keys.events], what, subject, note))
 
     def _of_task(self, attempt: AttemptId) -> list[str]:
         k, task = self._keys, attempt.task

@@ -363,9 +363,8 @@ class State:
         return read_facts(self.client, self.keys, self.spec, workers=workers)
 
     def tell(self, what: str, subject: str, note: str) -> None:
-        """Add an event; nothing if the run is gone."""
-        fields = {"what": what, "subject": subject, "note": note}
-        self.client.xadd(self.keys.events, fields, maxlen=_BATCH, approximate=True, nomkstream=True)
+        """Add an event, unless the run is gone."""
+        self.scripts.tell(what, subject, note)
 
     def events(self, since: str = "0") -> tuple[str, list[Event]]:
         """Return the events after a position in the stream, and the position behind them."""

@@ -38,16 +38,17 @@ def test_a_work_horse_that_dies_costs_moments_and_not_a_lease(
 
 
 def test_a_work_horse_that_is_only_stopped_is_not_taken_for_dead(workers: Workers, bench: Bench) -> None:
+    config = replace(LONG_LEASE, backups=False)
     workers.start(2)
     bench.write(4, "crash")
-    run = bench.start("crash", LONG_LEASE, how="stop", times=1)
+    run = bench.start("crash", config, how="stop", times=1)
     stopped = bench.pid_of("crashed")
     run.wait_until(
         lambda facts: any(facts.now_ms - each.renewed_ms > 3_000 for each in facts.running), what="it has been silent"
     )
     assert not run.events("lost")
     os.kill(stopped, signal.SIGCONT)
-    bench.assert_right(run, "crash", LONG_LEASE)
+    bench.assert_right(run, "crash", config)
     assert bench.marked("executed") == 1
 
 
@@ -60,13 +61,13 @@ def test_an_attempt_that_hangs_is_replaced_and_its_work_horse_ends(
     where: str, limit: str, workers: Workers, bench: Bench
 ) -> None:
     """Its heart goes on beating, so no lease tells."""
-    config = replace(LONG_LEASE, backups=False, stall_seconds=0, **{limit: 1})
+    config = replace(LONG_LEASE, backups=False, **{"stall_seconds": 0, limit: 1})
     workers.start(2)
     bench.write(4, "crash")
     run = bench.start("crash", config, how="hang", where=where, times=1)
     hung = bench.pid_of("crashed")
     bench.assert_right(run, "crash", config)
-    assert "--stall" in notes(run, "failed")[0] if limit == "stall_seconds" else "--task-timeout"
+    assert {"stall_seconds": "--stall", "task_seconds": "--task-timeout"}[limit] in notes(run, "failed")[0]
     wait_until(lambda: not is_alive(hung), timeout=9, what="the work-horse ends itself")
     assert [worker.poll() for worker in workers.processes] == [None, None]
 
