@@ -258,8 +258,8 @@ def absence_of_redis(seconds: float) -> str:
 
 def silence(facts: Facts, header: Header) -> list[str]:
     """Return what to tell when no worker is heard of, though RQ has some listed: it never knows who is dead."""
-    listed = f"{facts.workers} worker{'' if facts.workers == 1 else 's'} listed on queue '{header.queue}'"
-    lines = [f"no sign of life from the {listed}: busy with other RQ jobs, or dead"]
+    listed = f"{facts.workers} listed worker{'' if facts.workers == 1 else 's'}"
+    lines = [f"no sign of life from {listed}: busy with other RQ jobs, or dead"]
     if facts.running:
         left = max(0, max(each.deadline_ms for each in facts.running) - facts.now_ms)
         lines.append(f"  what they had is another's in {left // 1000 + 1} s")

@@ -338,7 +338,7 @@ def test_workers_that_are_listed_but_never_heard_of_are_told() -> None:
     view, stream, now = live()
     assert "no sign of life" not in "\n".join(picture(view, stream, now, facts(START), facts(START + 2_999)))
     late = picture(view, stream, now, facts(START + 3_000))
-    assert "no sign of life from the 8 workers listed on queue 'rqmr': busy with other RQ jobs, or…" in late
+    assert any(line.startswith("no sign of life from 8 listed workers: busy") for line in late), late
     assert "  rq worker rqmr --url redis://db:6379/0" in late
     view.end()
 
@@ -350,7 +350,7 @@ def test_attempts_that_fell_silent_all_at_once_are_told_with_what_becomes_of_the
     told = [facts(START + later, running=(attempt(0, now=START, age=0),), workers=1) for later in (4_000, 7_000, 8_000)]
     lines = picture(view, stream, now, first, *told)
     assert "  what they had is another's in 8 s" in lines
-    assert any(line.startswith("no sign of life from the 1 worker listed") for line in lines)
+    assert any(line.startswith("no sign of life from 1 listed worker:") for line in lines)
     view.end()
 
 
