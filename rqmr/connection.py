@@ -87,14 +87,15 @@ def check_server(client: Client, url: str) -> tuple[str, list[str]]:
 
 
 def memory_of(client: Client) -> Memory:
-    """Return how full the server is; without a limit where it may not be asked."""
+    """Return how full the server is; without a limit where it makes room itself, or may not be asked."""
     try:
         info = client.info("memory", "clients")
     except redis.ResponseError:  # an ACL without INFO
         return Memory()
     # What the server holds against its limit, by its own reckoning.
     used = info.get("used_memory", 0) - info.get("mem_not_counted_for_evict", 0)
-    return Memory(used, info.get("maxmemory", 0), info.get("connected_clients", 1))
+    evicts = info.get("maxmemory_policy", "noeviction") != "noeviction"
+    return Memory(used, 0 if evicts else info.get("maxmemory", 0), info.get("connected_clients", 1))
 
 
 def hide_password(url: str) -> str:

@@ -90,6 +90,16 @@ def test_the_memory_of_the_server_is_a_fact(run, maxmemory):
     assert memory.share == memory.used / memory.limit
 
 
+def test_a_server_that_evicts_is_never_full(run, maxmemory, redis):
+    """A cache is always at its limit, and refuses nothing."""
+    maxmemory(64 << 20)
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert run.state.facts().memory.limit == 0
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+
+
 def test_where_it_may_not_be_asked_there_is_no_limit(run, maxmemory, redis):
     """A server that others run gives its users little."""
     maxmemory(64 << 20)
