@@ -180,7 +180,7 @@ def test_a_server_that_comes_back_empty_fails_the_run_at_once(
     server.start()
     with pytest.raises(rqmr.RunFailed, match=f"{run.id} is gone from Redis: was it flushed or restarted without"):
         run.result(5)
-    assert not list(run.output.iterdir())
+    assert not run.output.exists()
     workers.stop()
     assert not list(redis.scan_iter("rqmr:*"))
 
