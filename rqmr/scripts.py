@@ -126,7 +126,9 @@ class Scripts:
     ) -> str:
         """Return "REOPENED", "RUN FAILED" or "ALREADY"; `reader` is the task that couldn't read the segment."""
         k, task = self._keys, attempt.task
-        keys = [k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader)]
+        keys = [
+            k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader), k.backups,
+        ]  # fmt: skip
         return str(
             self._call(
                 "reopen", keys, str(attempt), str(task), rank(phase, task.index, urgent=True), phase,
