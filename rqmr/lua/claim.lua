@@ -25,6 +25,8 @@ local last = redis.call('HGET', KEYS[6], ARGV[1])
 if last then
   local sequence, attempt, started = string.match(last, '^(%d+) (%S+) (%d+)$')
   if sequence == ARGV[2] then return {'CLAIMED', attempt, tonumber(started)} end
+  -- It hung in a connection that its horse gave up: nobody would run what it takes.
+  if tonumber(sequence) > tonumber(ARGV[2]) then return {'NOTHING'} end
 end
 redis.call('ZREM', KEYS[7], ARGV[3])
 

@@ -269,3 +269,15 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert str(run.claim().attempt) == "s0-m0000-a1"
+
+
+def test_a_claim_that_comes_late_takes_no_task(run):
+    """Its connection hung; its horse has asked again through another, has got the answer and gone on."""
+    run.claim(token="horse", sequence=1)
+    second = run.claim(token="horse", sequence=2)
+    before = run.dump()
+
+    assert run.ask(token="horse", sequence=1) == "NOTHING"
+
+    assert run.dump() == before
+    assert run.claim(token="horse", sequence=2) == second
