@@ -23,7 +23,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local died = ARGV[6] ~= ''
 if died then
-  if redis.call('HGET', KEYS[5], 'renewed') ~= ARGV[6] then return 'ALIVE' end
+  local renewed = redis.call('HGET', KEYS[5], 'renewed') -- nil: the lease has run out meanwhile
+  if renewed and renewed ~= ARGV[6] then return 'ALIVE' end
   redis.call('HDEL', KEYS[11], attempt)
 elseif tonumber(deadline) > now then
   return 'ALIVE'
