@@ -137,12 +137,7 @@ class State:
 
     def resume(self, spec: Spec, package: bytes, *, fresh: bool) -> bool:
         """Let a failed run go on with another spec and package; return whether it had failed."""
-        pipe = self.client.pipeline(transaction=False)
-        pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
-        if fresh:
-            for phase in spec.phases[1:]:
-                pipe.unlink(*(self.keys.shuffle(phase.step, reducer) for reducer in range(phase.tasks)))
-        pipe.execute()
+        self.client.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
         word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
         self.adopt(spec)
         return word == "RESUMED"
