@@ -11,8 +11,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import redis
 
@@ -27,12 +27,23 @@ from rqmr.scheduler import is_complete
 from rqmr.state import State
 from rqmr.tick import tick
 
+T = TypeVar("T")
+
+#: How long a Redis that doesn't answer is waited for, and how often it is asked.
+_PATIENCE_SECONDS = 60.0
+_POLL_SECONDS = 0.2
+#: How long one answer may take.
+_REPLY_SECONDS = 5.0
+
 
 class Observer(Protocol):
     """Who wants to see a run: called often, so it has to return at once."""
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Take what is true now, and what happened since the last call."""
+
+    def away(self, seconds: float) -> None:
+        """Hear, again and again, that Redis hasn't answered for so long; the next update means that it does."""
 
 
 class Driver:
@@ -42,15 +53,17 @@ class Driver:
         self, client: Client, spec: Spec, output: Output, observer: Observer, *, is_creator: bool = True
     ) -> None:
         """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one."""
-        self._client = client
+        self._client = clone(client, patient=False, seconds=_REPLY_SECONDS)
         self._spec = spec
         self._is_creator = is_creator
         self._output = output
         self._observer = observer
-        self._state = State(client, spec.run)
+        self._state = State(self._client, spec.run)
         self._state.adopt(spec)
-        self._dispatch = Dispatch(client, spec.queue)
+        self._dispatch = Dispatch(self._client, spec.queue)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._began = self._touched = time.monotonic()
+        self._position = "0"  # in the stream of events
 
     def run(self) -> Summary:
         """Follow the run to its end.
@@ -65,7 +78,9 @@ class Driver:
             RunCancelled: it was cancelled.
         """
         try:
-            return self._follow()
+            while (summary := self._patiently(self._round)) is None:
+                time.sleep(_pause(time.monotonic() - self._began))
+            return summary
         except RunFailed as error:
             self._end(RunState.FAILED, error.failure)
             raise
@@ -80,6 +95,8 @@ class Driver:
         except BaseException:
             self._leave()
             raise
+        finally:
+            self._client.close()
 
     def hand_over(self) -> None:
         """Enqueue what the workers need to begin, and leave the run to them.
@@ -88,9 +105,26 @@ class Driver:
             Unreachable: Redis doesn't answer.
         """
         try:
-            tick(self._state, self._dispatch)
+            self._patiently(lambda: tick(self._state, self._dispatch))
         except redis.RedisError as error:
             raise Unreachable(self._unreachable(error)) from error
+        finally:
+            self._client.close()
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do what can be done again, until Redis answers. Raises redis.RedisError if it doesn't for a minute."""
+        began = time.monotonic()
+        while True:
+            try:
+                return act()
+            except redis.AuthenticationError:
+                raise
+            except (redis.ConnectionError, redis.TimeoutError):
+                seconds = time.monotonic() - began
+                if seconds > _PATIENCE_SECONDS:
+                    raise
+                self._observer.away(seconds)
+                time.sleep(_POLL_SECONDS)
 
     def _leave(self) -> None:
         """Go while the run goes on; cancel one that can't."""
@@ -100,29 +134,27 @@ class Driver:
         with self._impatient() as client, contextlib.suppress(redis.RedisError):
             State(client, self._spec.run).resign(self._name)  # so that nobody has to wait for the lease's end
 
-    def _follow(self) -> Summary:
-        began = time.monotonic()
-        touched, position = began, "0"
-        while True:
-            drives = self._drives()
-            facts = tick(self._state, self._dispatch) if drives else self._look()
-            if facts is None or facts.state != RunState.RUNNING:
-                return self._ended(facts)
-            position, events = self._state.events(position)
-            self._observer.update(facts, events)
-            if not facts.driver and self._is_only_watching:
-                raise RunFailed(
-                    Failure(
-                        f"the command that run {self._spec.run} belongs to is gone, and its output with it",
-                        can_resume=False,
-                    )
+    def _round(self) -> Summary | None:
+        """Look, drive if nobody else does, and collect if all is done; return the summary of a run that is over."""
+        drives = self._drives()
+        facts = tick(self._state, self._dispatch) if drives else self._look()
+        if facts is None or facts.state != RunState.RUNNING:
+            return self._ended(facts)
+        self._position, events = self._state.events(self._position)
+        self._observer.update(facts, events)
+        if not facts.driver and self._is_only_watching:
+            raise RunFailed(
+                Failure(
+                    f"the command that run {self._spec.run} belongs to is gone, and its output with it",
+                    can_resume=False,
                 )
-            if drives and is_complete(facts):
-                return self._collect(facts)
-            if drives and time.monotonic() - touched > self._spec.keep_ms / 4000:
-                self._state.touch()
-                touched = time.monotonic()
-            time.sleep(_pause(time.monotonic() - began))
+            )
+        if drives and is_complete(facts):
+            return self._collect(facts)
+        if drives and time.monotonic() - self._touched > self._spec.keep_ms / 4000:
+            self._state.touch()
+            self._touched = time.monotonic()
+        return None
 
     @property
     def _is_only_watching(self) -> bool:
@@ -147,7 +179,9 @@ class Driver:
         if facts is None and end is None:
             raise RunFailed(
                 Failure(
-                    f"run {self._spec.run} is gone from Redis: was it flushed, or does it evict keys?", can_resume=False
+                    f"run {self._spec.run} is gone from Redis: was it flushed or restarted without its data, or does "
+                    f"it evict keys?",
+                    can_resume=False,
                 )
             )
         failure = (facts and facts.failure) or (end and end.failure)
@@ -190,18 +224,30 @@ def end_run(
     facts = of_run.facts()
     if facts is None:
         return  # somebody else has done it
-    registry.write_end(
-        client,
-        End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure),
-    )
+    end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
+    is_told = _tell(client, end)
     of_run.finish(state, failure)
-    Dispatch(client, spec.queue).drop(of_run.tickets())
+    dispatch = Dispatch(client, spec.queue)
+    dispatch.drop(of_run.tickets())
+    for lost in facts.lost:  # its work-horse may be stuck in it, beyond hearing that the run is over
+        dispatch.stop(lost.ticket)
     if state == RunState.FAILED and not spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
         of_run.depose()
         of_run.touch()
     else:
         of_run.unlink()
+        if not is_told:
+            _tell(client, end)
+
+
+def _tell(client: Client, end: End) -> bool:
+    """Keep how a run ended; whether there was memory for it."""
+    try:
+        registry.write_end(client, end)
+    except redis.OutOfMemoryError:
+        return False
+    return True
 
 
 def _pause(age: float) -> float:

@@ -142,11 +142,13 @@ class _Horse:
         """
         state, place = self._state, Place()
         attempt, task = claim.attempt, claim.attempt.task
-        sink = RedisSink(state, attempt)
+        sink = RedisSink(state, attempt, place)
         try:
             source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
             with self._heartbeat.beating(claim, place):
-                outcome = Task(state.spec, self._job(), task, place, sink, str(attempt)).run(source)
+                # A server that lost its last second gives the same number to another attempt.
+                part = f"{attempt}-{secrets.token_hex(3)}"
+                outcome = Task(state.spec, self._job(), task, place, sink, part).run(source)
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))
