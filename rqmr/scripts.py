@@ -127,7 +127,9 @@ class Scripts:
     ) -> str:
         """Return "REOPENED", "RUN FAILED" or "ALREADY"; `reader` is the task that couldn't read the segment."""
         k, task = self._keys, attempt.task
-        keys = [k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader)]
+        keys = [
+            k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader), k.backups,
+        ]  # fmt: skip
         return str(
             self._call(
                 "reopen", keys, str(attempt), str(task), rank(phase, task.index, urgent=True), phase,
@@ -165,6 +167,8 @@ class Scripts:
         """Return "RESUMED", the run's state if it hasn't failed, or "gone"."""
         k = self._keys
         of_phases = [key for phase in phases for key in (k.winners(phase), k.totals(phase))]
+        if fresh:
+            of_phases += [k.shuffle(phase.step, reducer) for phase in phases[1:] for reducer in range(phase.tasks)]
         keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases]
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""

@@ -159,9 +159,6 @@ class State:
         """Let a failed run go on with another spec and package; return whether it had failed."""
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
-        if fresh:
-            for phase in spec.phases[1:]:
-                pipe.unlink(*(self.keys.shuffle(phase.step, reducer) for reducer in range(phase.tasks)))
         self._begin(pipe)
         word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
         self.adopt(spec)

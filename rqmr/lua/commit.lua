@@ -18,14 +18,13 @@
 --            | {"MIXED", key type of the others}
 
 local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
-if state ~= 'running' then return {'ENDED'} end
 local attempt, task = ARGV[1], ARGV[2]
 
 local winner = redis.call('HGET', KEYS[2], task)
-if winner then
-  if string.match(winner, '^[^\n]+') ~= attempt then return {'STALE'} end
-  return {'COMMITTED', redis.call('HLEN', KEYS[2])}
-end
+-- Also when the run has failed since: the winner would remove its segments, which a resumed run needs.
+if winner and string.match(winner, '^[^\n]+') == attempt then return {'COMMITTED', redis.call('HLEN', KEYS[2])} end
+if state ~= 'running' then return {'ENDED'} end
+if winner then return {'STALE'} end
 
 -- Lost is not dead, but an attempt that failed or gave its task back has ended.
 local was = redis.call('HGET', KEYS[6], attempt)

@@ -23,7 +23,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local died = ARGV[6] ~= ''
 if died then
-  if redis.call('HGET', KEYS[5], 'renewed') ~= ARGV[6] then return 'ALIVE' end
+  local renewed = redis.call('HGET', KEYS[5], 'renewed') -- nil: the lease has run out meanwhile
+  if renewed and renewed ~= ARGV[6] then return 'ALIVE' end
   redis.call('HDEL', KEYS[11], attempt)
 elseif tonumber(deadline) > now then
   return 'ALIVE'
@@ -38,6 +39,7 @@ local was = redis.call('HGET', KEYS[6], attempt)
 redis.call('HSET', KEYS[6], attempt, 'lost')
 local running = redis.call('HINCRBY', KEYS[7], task .. ':running', -1)
 if redis.call('HEXISTS', KEYS[2], task) == 1 then return 'LOST' end
+redis.call('HDEL', KEYS[10], task) -- the attempt that is left, or the next one, may have a backup again
 
 redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'lost', 'subject', attempt, 'note', died and 'its work-horse died' or 'its lease expired')
 for _, i in ipairs({6, 7, 9}) do redis.call('PEXPIRE', KEYS[i], keep) end
@@ -50,10 +52,8 @@ if was == 'running' then
     return 'RUN FAILED'
   end
 end
-if running > 0 then
-  redis.call('HDEL', KEYS[10], task) -- one of the two attempts is left, and may have a backup again
-else
+if running <= 0 then
   redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
+  redis.call('PEXPIRE', KEYS[3], keep)
 end
-redis.call('PEXPIRE', KEYS[3], keep)
 return 'LOST'

@@ -289,3 +289,17 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert run.commit(claim) == ["COMMITTED", 1]
+
+
+def test_a_commit_whose_reply_was_lost_hears_it_after_the_runs_end(make_run):
+    """Told that its work isn't wanted, the winner would remove its segments, which a resumed run needs."""
+    run = make_run(max_failed=1)
+    claim, doomed = run.claim(), run.claim()
+    outcome = run.write(claim, 0)
+    told = run.commit(claim, outcome)
+    run.fail(doomed)
+    before = run.dump()
+
+    assert run.commit(claim, outcome) == told
+
+    assert run.dump() == before

@@ -211,3 +211,14 @@ def test_a_lost_attempt_can_be_let_go(run):
     run.lose(claim)
     run.state.let_go(claim.attempt)
     assert not run.state.facts().lost
+
+
+def test_a_dead_horses_attempt_is_lost_though_its_lease_is_gone(run):
+    """The server slept for longer than the lease; nothing was heard since, which is all that counts."""
+    claim = run.claim()
+    known = renewed_ms(run, claim)
+    run.redis.delete(run.keys.lease(claim.attempt))
+
+    assert run.state.expire(claim.attempt, dead_since=known) == "LOST"
+
+    assert not run.state.facts().lost, "no horse is left that could be stuck"
