@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import signal
 import subprocess
@@ -11,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import redis
 from machines import Agenda, Broken, Server, start
 from plan import LEASE, Plan
 from workloads import Workload
 
 from rqmr import registry
 from rqmr.keys import RunKeys
+from rqmr.model import Event
 from rqmr.state import State
 
 _ATTACH_AGAIN_SECONDS = 1.0
@@ -71,7 +70,7 @@ class Run:
         self.marks.mkdir(parents=True)
         self.id = ""
         self.is_over = False
-        self.told: collections.Counter[str] = collections.Counter()
+        self.events: list[Event] = []
         self._server = server
         self._agenda = agenda
         self._position = "0"
@@ -146,7 +145,7 @@ class Run:
     def listen(self) -> bool:
         """Read the new events; return whether there are some."""
         self._position, events = State(self._server.client, self.id).events(self._position)
-        self.told.update(event.what for event in events)
+        self.events += events
         return bool(events)
 
     def differences(self) -> list[str]:
@@ -171,12 +170,8 @@ class Run:
             state = "lives" if command.is_alive else f"ended with status {command.process.returncode}"
             words = command.stderr.read_text()[-2000:]
             yield f"command {' '.join(map(str, command.process.args[3:5]))} {state}: {words}"  # type: ignore[index]
-        try:
-            _, events = State(self._server.client, self.id).events()
-        except redis.RedisError as error:
-            yield f"its events can't be read: {error}"
-        else:
-            yield from (f"{event.at_ms} {event.what} {event.subject} {event.note}" for event in events[-200:])
+        yield "the events that were seen:"
+        yield from (f"{event.at_ms} {event.what} {event.subject} {event.note}" for event in self.events[-200:])
 
     def _attach_as_said(self) -> None:
         self._to_come -= 1

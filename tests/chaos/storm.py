@@ -111,7 +111,7 @@ class Storm:
 
     def summary(self) -> Iterable[str]:
         """Tell the storm in numbers."""
-        told = sum((run.told for run in self.runs), collections.Counter())
+        told = collections.Counter(event.what for run in self.runs for event in run.events)
         yield f"runs {len(self.runs)}, wrong {self.wrong}"
         yield "faults: " + ", ".join(f"{kind} {self.injected[kind]}" for kind in (*KINDS, *_IN_CODE))
         yield "attempts: " + ", ".join(f"{what} {told[what]}" for what in _TOLD)
@@ -194,13 +194,14 @@ def main() -> int:
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns() % 10**6
     first = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
     adopt_orphans()
     directory = Path(tempfile.mkdtemp(prefix="rqmr-chaos-"))
     storm = Storm(directory, seed)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     print(f"a storm of seed {seed}, with its logs in {directory}; again: scripts/chaos {minutes:g} {seed}")
-    number, status = first, 0
+    number = first
     try:
         storm.begin()
         end = time.monotonic() + minutes * 60
@@ -211,15 +212,13 @@ def main() -> int:
     except Broken as broken:
         storm.wrong += 1
         print(f"\nWRONG in round {number}: {broken}\n", *storm.report(), sep="\n")
-        print(f"\nagain: scripts/chaos {minutes:g} {seed} {number}; the logs are kept in {directory}")
-    except KeyboardInterrupt:
-        status = 130
+        print(f"\nagain: scripts/chaos {minutes:g} {seed} {number}; the logs are kept in {directory}\n")
     finally:
         end_all()
-        if not storm.wrong:
+        if not storm.wrong and not isinstance(sys.exception(), Exception):
             shutil.rmtree(directory)
-    print(*storm.summary(), sep="\n")
-    return 1 if storm.wrong else status
+        print(*storm.summary(), sep="\n")
+    return 1 if storm.wrong else 0
 
 
 if __name__ == "__main__":
