@@ -33,7 +33,7 @@ T = TypeVar("T")
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 #: How long one answer may take.
-_REPLY_SECONDS = 5.0
+_REPLY_SECONDS = 3.0
 
 
 class Observer(Protocol):
