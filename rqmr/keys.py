@@ -4,6 +4,7 @@ Every key has a TTL, the run's `keep` (24 h unless said otherwise), set by whoev
 driver; all keys of a run but its code and its end are unlinked when its result has been collected.
 
     rqmr:runs                           zset    run -> ms when it was created; lives for a week after the last one
+    rqmr:writer                         string  the attempt that sends a big chunk to a nearly full server; EXPIRES
     rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
     rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number,
                                                 and while claims wait for memory `full` (see pause.lua)
@@ -37,6 +38,7 @@ PHASE_STRIDE = 2**32
 
 
 RUNS = "rqmr:runs"
+WRITER = "rqmr:writer"
 
 
 def rank(phase_number: int, index: int, *, urgent: bool = False) -> int:

@@ -152,7 +152,7 @@ def test_a_server_that_stands_still_for_8_seconds_is_waited_for(
     time.sleep(8)
     server.process.send_signal(signal.SIGCONT)
     bench.assert_right(run, "slow", CALM)
-    assert 5 < run.away_for < 10
+    assert 5 < run.away_for < 20
     assert alive(workers) == [True] * 2
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_comes_back_with_its_data_is_waited_for(
     time.sleep(6)
     server.start()
     bench.assert_right(run, "slow", CALM)
-    assert 5 < run.away_for < 10
+    assert 5 < run.away_for < 20
 
 
 def test_a_server_that_comes_back_empty_fails_the_run_at_once(
