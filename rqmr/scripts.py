@@ -128,7 +128,8 @@ class Scripts:
         """Return "REOPENED", "RUN FAILED" or "ALREADY"; `reader` is the task that couldn't read the segment."""
         k, task = self._keys, attempt.task
         keys = [
-            k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader), k.backups,
+            k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader),
+            k.backups,
         ]  # fmt: skip
         return str(
             self._call(
