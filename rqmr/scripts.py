@@ -14,8 +14,8 @@ from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
-    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "pause", "release", "renew",
-    "reopen", "resume", "tell", "write",
+    "advance", "back_up", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "issue", "pause", "release",
+    "renew", "reopen", "resume", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -168,16 +168,24 @@ class Scripts:
         """Return "RESUMED", the run's state if it hasn't failed, or "gone"."""
         k = self._keys
         of_phases = [key for phase in phases for key in (k.winners(phase), k.totals(phase))]
-        if fresh:
-            of_phases += [k.shuffle(phase.step, reducer) for phase in phases[1:] for reducer in range(phase.tasks)]
+        of_phases += self._shuffles(phases) if fresh else []
         keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases]
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""
         return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))
 
+    def drop(self, phases: Sequence[Phase]) -> str:
+        """Return "DROPPED", the run's state, if it hasn't failed, or "gone"."""
+        k = self._keys
+        of_phases = [key for each in phases[:-1] for key in (k.winners(each), k.totals(each), k.durations(each))]
+        return str(self._call("drop", [k.run, *of_phases, *self._shuffles(phases)]))
+
     def tell(self, what: str, subject: str, note: str) -> str:
         """Return "TOLD" or "GONE"."""
         return str(self._call("tell", [self._keys.run, self._keys.events], what, subject, note))
+
+    def _shuffles(self, phases: Sequence[Phase]) -> list[str]:
+        return [self._keys.shuffle(phase.step, reducer) for phase in phases[1:] for reducer in range(phase.tasks)]
 
     def _of_task(self, attempt: AttemptId) -> list[str]:
         k, task = self._keys, attempt.task

@@ -193,9 +193,14 @@ class RedisSegments:
 def segments_size(state: State, phase: int) -> int | None:
     """Return how many bytes the segments take that the tasks of a phase have written; None if it may not be asked."""
     size = 0
-    for names in _shuffles(state, phase + 1, phase + 2):
+    names = [
+        state.keys.shuffle(reads.step, reducer)
+        for reads in state.spec.phases[phase + 1 : phase + 2]
+        for reducer in range(reads.tasks)
+    ]
+    for start in range(0, len(names), _BATCH):
         pipe = state.client.pipeline(transaction=False)
-        for name in names:
+        for name in names[start : start + _BATCH]:
             pipe.memory_usage(name, samples=0)  # of all fields: chunks differ in size
         try:
             size += sum(each or 0 for each in pipe.execute())
@@ -205,21 +210,11 @@ def segments_size(state: State, phase: int) -> int | None:
 
 
 def drop_segments(state: State) -> None:
-    """Remove all segments of a run that has ended, so nobody writes any more, and who won with them.
+    """Remove all segments of a run that has failed, and who won with them, unless it is being resumed.
 
-    If it is resumed it begins anew.
+    If it is resumed later it begins anew.
     """
-    for phase in state.spec.phases[:-1]:
-        state.client.unlink(state.keys.winners(phase), state.keys.totals(phase), state.keys.durations(phase))
-    for names in _shuffles(state, 1, None):
-        state.client.unlink(*names)
-
-
-def _shuffles(state: State, first: int, last: int | None) -> Iterator[list[str]]:
-    """Yield the shuffle hashes that some of the phases read, in batches."""
-    phases = state.spec.phases[first:last]
-    names = [state.keys.shuffle(phase.step, reducer) for phase in phases for reducer in range(phase.tasks)]
-    yield from (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
+    state.scripts.drop(state.spec.phases)
 
 
 class _Full(StoreError):
