@@ -14,8 +14,8 @@ from rqmr.errors import AttemptEnded, PhaseReopened, StoreError
 from rqmr.keys import WRITER, segment_field
 from rqmr.memory import room_for_segments
 from rqmr.model import AttemptId, Outcome, TaskId
+from rqmr.records import Place
 from rqmr.state import State
-from rqmr.tasks import Place
 
 #: Bytes that are sent in one go, and about what one reply may hold.
 _WINDOW = 4 << 20
@@ -78,12 +78,13 @@ class RedisSink:
                 self._rest(_POLL_SECONDS)
 
     def discard(self) -> None:
-        """Remove all chunks that were written; for an attempt whose output isn't wanted."""
+        """Remove all chunks that were written: this output isn't wanted."""
         pipe = self._state.client.pipeline(transaction=False)
         for partition, last in self._chunks.items():
             fields = [self._field(number) for number in range(last + 1)]
             pipe.hdel(self._state.keys.shuffle(self._step, partition), *fields)
         pipe.execute()
+        self._held, self._size, self._chunks = [], 0, {}
 
     def _send_some(self) -> bool:
         """Send as much as there is memory for; whether there was any. Raises _Full if the server refuses it."""
