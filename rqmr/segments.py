@@ -14,8 +14,8 @@ from rqmr.errors import AttemptEnded, PhaseReopened, StoreError
 from rqmr.keys import WRITER, segment_field
 from rqmr.memory import room_for_segments
 from rqmr.model import AttemptId, Outcome, TaskId
+from rqmr.records import Place
 from rqmr.state import State
-from rqmr.tasks import Place
 
 #: Bytes that are sent in one go, and about what one reply may hold.
 _WINDOW = 4 << 20
@@ -78,12 +78,13 @@ class RedisSink:
                 self._rest(_POLL_SECONDS)
 
     def discard(self) -> None:
-        """Remove all chunks that were written; for an attempt whose output isn't wanted."""
+        """Remove all chunks that were written: this output isn't wanted."""
         pipe = self._state.client.pipeline(transaction=False)
         for partition, last in self._chunks.items():
             fields = [self._field(number) for number in range(last + 1)]
             pipe.hdel(self._state.keys.shuffle(self._step, partition), *fields)
         pipe.execute()
+        self._held, self._size, self._chunks = [], 0, {}
 
     def _send_some(self) -> bool:
         """Send as much as there is memory for; whether there was any. Raises _Full if the server refuses it."""
@@ -193,9 +194,14 @@ class RedisSegments:
 def segments_size(state: State, phase: int) -> int | None:
     """Return how many bytes the segments take that the tasks of a phase have written; None if it may not be asked."""
     size = 0
-    for names in _shuffles(state, phase + 1, phase + 2):
+    names = [
+        state.keys.shuffle(reads.step, reducer)
+        for reads in state.spec.phases[phase + 1 : phase + 2]
+        for reducer in range(reads.tasks)
+    ]
+    for start in range(0, len(names), _BATCH):
         pipe = state.client.pipeline(transaction=False)
-        for name in names:
+        for name in names[start : start + _BATCH]:
             pipe.memory_usage(name, samples=0)  # of all fields: chunks differ in size
         try:
             size += sum(each or 0 for each in pipe.execute())
@@ -205,21 +211,11 @@ def segments_size(state: State, phase: int) -> int | None:
 
 
 def drop_segments(state: State) -> None:
-    """Remove all segments of a run that has ended, so nobody writes any more, and who won with them.
+    """Remove all segments of a run that has failed, and who won with them, unless it is being resumed.
 
-    If it is resumed it begins anew.
+    If it is resumed later it begins anew.
     """
-    for phase in state.spec.phases[:-1]:
-        state.client.unlink(state.keys.winners(phase), state.keys.totals(phase), state.keys.durations(phase))
-    for names in _shuffles(state, 1, None):
-        state.client.unlink(*names)
-
-
-def _shuffles(state: State, first: int, last: int | None) -> Iterator[list[str]]:
-    """Yield the shuffle hashes that some of the phases read, in batches."""
-    phases = state.spec.phases[first:last]
-    names = [state.keys.shuffle(phase.step, reducer) for phase in phases for reducer in range(phase.tasks)]
-    yield from (names[start : start + _BATCH] for start in range(0, len(names), _BATCH))
+    state.scripts.drop(state.spec.phases)
 
 
 class _Full(StoreError):
