@@ -24,9 +24,9 @@ from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
 from rqmr.meter import report
-from rqmr.model import Header, Spec, Summary, new_run_id
+from rqmr.model import Header, Spec, Summary
 from rqmr.output import Output, read_records
-from rqmr.plan import Plan, default_workers, plan, program
+from rqmr.plan import Plan, default_workers, new_run_id, plan, program
 from rqmr.state import State
 from rqmr.view import Silent, View, Watched
 

@@ -22,7 +22,7 @@ from rqmr.dispatch import Dispatch
 from rqmr.errors import RunCancelled, RunFailed, Unreachable
 from rqmr.model import End, Event, Facts, Failure, RunState, Spec, Summary
 from rqmr.output import Output
-from rqmr.plan import parts_of, summarize
+from rqmr.plan import parts_of, skipped_of, summarize
 from rqmr.scheduler import is_complete
 from rqmr.state import State
 from rqmr.tick import tick
@@ -189,7 +189,7 @@ class Driver:
 
     def _collect(self, facts: Facts) -> Summary:
         outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in self._spec.phases]
-        paths = self._output.collect(parts_of(outcomes[-1]))
+        paths = self._output.collect(parts_of(outcomes[-1]), skipped_of(self._spec, outcomes))
         summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
         self._end(RunState.SUCCEEDED, summary=summary)
         return summary

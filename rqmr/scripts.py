@@ -86,8 +86,21 @@ class Scripts:
 
         return set(_text(_again_without_script(send)))
 
-    def commit(self, claim: Claim, outcome: Outcome, encoded: bytes, partitions: Sequence[int], step: int) -> list[Any]:
-        """Return the script's reply; the `partitions` are those of `step` that the attempt has a segment for."""
+    def commit(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        encoded: bytes,
+        partitions: Sequence[int],
+        step: int,
+        skip_bad: int,
+        failure: bytes,
+    ) -> list[Any]:
+        """Return the script's reply.
+
+        The `partitions` are those of `step` that the attempt has a segment for; `failure` is the run's if it skips more
+        than `skip_bad` records.
+        """
         k, attempt, task = self._keys, claim.attempt, claim.attempt.task
         return list(
             self._call(
@@ -96,6 +109,7 @@ class Scripts:
                 + [k.shuffle(step, partition) for partition in partitions],
                 str(attempt), str(task), encoded, claim.started_ms, outcome.records, outcome.size,
                 segment_field(task.index, attempt.number, 0), f"keys:s{step}", outcome.key_type,
+                len(outcome.skipped), skip_bad, failure,
             )
         )  # fmt: skip
 
@@ -128,12 +142,13 @@ class Scripts:
         """Return "REOPENED", "RUN FAILED" or "ALREADY"; `reader` is the task that couldn't read the segment."""
         k, task = self._keys, attempt.task
         keys = [
-            k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader), k.backups,
+            k.run, k.winners(task), k.pending, k.attempts, k.tries, k.totals(task), k.events, k.winners(reader),
+            k.backups,
         ]  # fmt: skip
         return str(
             self._call(
                 "reopen", keys, str(attempt), str(task), rank(phase, task.index, urgent=True), phase,
-                outcome.records, outcome.size, max_lost, failure, str(reader),
+                outcome.records, outcome.size, max_lost, failure, str(reader), len(outcome.skipped),
             )
         )  # fmt: skip
 

@@ -14,8 +14,8 @@ from rqmr.errors import AttemptEnded, PhaseReopened, StoreError
 from rqmr.keys import segment_field
 from rqmr.memory import room_for_segments
 from rqmr.model import AttemptId, Outcome, TaskId
+from rqmr.records import Place
 from rqmr.state import State
-from rqmr.tasks import Place
 
 #: Bytes that are sent in one go, and about what one reply may hold.
 _WINDOW = 4 << 20
@@ -74,12 +74,13 @@ class RedisSink:
                 self._wait()
 
     def discard(self) -> None:
-        """Remove all chunks that were written; for an attempt whose output isn't wanted."""
+        """Remove all chunks that were written: this output isn't wanted."""
         pipe = self._state.client.pipeline(transaction=False)
         for partition, last in self._chunks.items():
             fields = [self._field(number) for number in range(last + 1)]
             pipe.hdel(self._state.keys.shuffle(self._step, partition), *fields)
         pipe.execute()
+        self._held, self._size, self._chunks = [], 0, {}
 
     def _fitting(self) -> int:
         """Return how many of the chunks held there is memory for: as much is left to every other connection."""

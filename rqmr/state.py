@@ -11,12 +11,13 @@ from typing import Literal
 
 import msgspec
 import redis
-from msgspec import structs
 
 from rqmr import keys, registry
 from rqmr.connection import Client, memory_of
-from rqmr.errors import AttemptEnded, MixedKeysError, RefusedError, RqmrError, StoreError
+from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
 from rqmr.facts import read_facts
+from rqmr.failures import lost_too_often, reopened_too_often, spelled, too_many_bad
+from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
 from rqmr.memory import memory_in_words
 from rqmr.model import (
@@ -26,7 +27,6 @@ from rqmr.model import (
     Event,
     Facts,
     Failure,
-    InputMark,
     Memory,
     Outcome,
     Phase,
@@ -229,12 +229,19 @@ class State:
 
         Raises:
             AttemptEnded: another attempt won, or the run has ended.
+            RecordError: with what it has skipped the run would skip more records than it may, and so has failed.
             MixedKeysError: the keys of other tasks have another type.
             StoreError: segments that were written are gone.
         """
         phase = self.spec.phase_of(claim.attempt.task)
         partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
-        reply = self.scripts.commit(claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase))
+        limit, skipped = self.spec.skip_bad, outcome.skipped
+        failure = too_many_bad(limit, skipped[-1], task=claim.attempt.task) if skipped else Failure("")
+        reply = self.scripts.commit(
+            claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase), limit, _pack(failure)
+        )
+        if reply[0] == "RUN FAILED":
+            raise RecordError(failure)
         if reply[0] == "MIXED":
             raise MixedKeysError(
                 f"keys of one step must have one type: in {claim.attempt.task} they are {outcome.key_type}, "
@@ -248,7 +255,7 @@ class State:
 
     def fail(self, attempt: AttemptId, failure: Failure) -> str:
         """Charge a failure to a task; return the script's word."""
-        spec, failure = self.spec, _as_text(failure)
+        spec, failure = self.spec, spelled(failure)
         return self.scripts.fail(
             attempt,
             phase=spec.phase_of(attempt.task),
@@ -262,11 +269,7 @@ class State:
 
         `dead_since`: RQ says that its horse died; it is lost at once, unless it has renewed its lease after these ms.
         """
-        message = (
-            f"task {attempt.task} was lost {self.spec.max_lost} times: each time its worker died or was silent for "
-            f"{self.spec.lease_ms / 1000:g} s; does it run out of memory, or end its process?"
-        )
-        failure = Failure(message, task=str(attempt.task))
+        failure = lost_too_often(attempt.task, self.spec)
         phase = self.spec.phase_of(attempt.task)
         return self.scripts.expire(
             attempt, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure), dead_since=dead_since
@@ -278,11 +281,10 @@ class State:
 
     def reopen(self, attempt: AttemptId, outcome: Outcome, reader: TaskId) -> str:
         """Let a winner's task run again, since `reader` couldn't read its segment; return the script's word."""
-        message = f"the segments of task {attempt.task} were lost {self.spec.max_lost} times; does Redis evict keys?"
-        phase = self.spec.phase_of(attempt.task)
-        failure = Failure(message, task=str(attempt.task))
+        spec, task = self.spec, attempt.task
+        failure = _pack(reopened_too_often(task, spec))
         return self.scripts.reopen(
-            attempt, outcome, reader, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure)
+            attempt, outcome, reader, phase=spec.phase_of(task), max_lost=spec.max_lost, failure=failure
         )
 
     def advance(self, number: int) -> str:
@@ -371,14 +373,6 @@ class State:
             for at, fields in entries
         ]
         return (entries[-1][0].decode() if entries else since), events
-
-
-def _as_text(failure: Failure) -> Failure:
-    """Spell what isn't text, which user code may have put into its exceptions."""
-    told = {name: value for name, value in structs.asdict(failure).items() if isinstance(value, str)}
-    return structs.replace(
-        failure, **{name: text.encode(errors="backslashreplace").decode() for name, text in told.items()}
-    )
 
 
 def _ms(time: tuple[int, int]) -> int:

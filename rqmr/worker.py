@@ -32,10 +32,11 @@ from rqmr.heartbeat import Heartbeat
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
 from rqmr.model import Claim, Failure, Kind
+from rqmr.records import Place
 from rqmr.scheduler import is_complete
 from rqmr.segments import RedisSegments, RedisSink
 from rqmr.state import State
-from rqmr.tasks import Place, Task
+from rqmr.tasks import Task
 from rqmr.tick import tick
 
 #: How long one work-horse goes on claiming before it returns to RQ: others' RQ jobs must get their turn.
@@ -148,7 +149,7 @@ class _Horse:
             with self._heartbeat.beating(claim, place):
                 # A server that lost its last second gives the same number to another attempt.
                 part = f"{attempt}-{secrets.token_hex(3)}"
-                outcome = Task(state.spec, self._job(), task, place, sink, part).run(source)
+                outcome = Task(state.spec, self._job, task, place, sink, part).run(source)
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))

@@ -39,6 +39,7 @@ if fresh then
     redis.call('DEL', phase.winners, phase.totals)
     redis.call('HDEL', KEYS[1], 'started:' .. number, 'keys:s' .. number - 1)
   end
+  redis.call('HDEL', KEYS[1], 'skipped')
   opened = 0
 end
 local current = opened -- its barrier may be all that is left, or nothing

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from rqmr.inputs import InputMark
 from rqmr.keys import RUNS
 from rqmr.model import (
     AttemptId,
     Claim,
     Failure,
-    InputMark,
     Kind,
     Outcome,
     Phase,
@@ -99,7 +99,15 @@ class Run:
         partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
         following = self.spec.phase_of(claim.attempt.task) + 1
         step = self.spec.phases[following].step if following < len(self.spec.phases) else 0
-        return self.scripts.commit(claim, outcome, msgspec.msgpack.encode(outcome), partitions, step)
+        return self.scripts.commit(
+            claim,
+            outcome,
+            msgspec.msgpack.encode(outcome),
+            partitions,
+            step,
+            self.spec.skip_bad,
+            msgspec.msgpack.encode(Failure("too many are bad")),
+        )
 
     def fail(self, claim: Claim, message: str = "ValueError: boom", *, final: bool = False) -> str:
         return self.state.fail(claim.attempt, Failure(message, task=str(claim.attempt.task), final=final))
