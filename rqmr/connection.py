@@ -54,6 +54,17 @@ def clone(connection: Client, *, patient: bool, seconds: float = 2) -> Client:
     return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
+def one_way(client: Client) -> Client:
+    """Return a connection to a client's server that is never answered, so that a command costs no round trip."""
+
+    def begin(connection: Client) -> None:
+        connection.on_connect()
+        connection.send_command("CLIENT", "REPLY", "OFF")
+
+    pool = client.connection_pool
+    return pool.connection_class(**{**pool.connection_kwargs, "redis_connect_func": begin})
+
+
 def check_server(client: Client, url: str) -> tuple[str, list[str]]:
     """Return what serves, as "Valkey 9.1.2", and warnings about how it is set.
 

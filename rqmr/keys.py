@@ -12,9 +12,9 @@ driver; all keys of a run but its code and its end are unlinked when its result 
     rqmr:{run}:inputs                   hash    input's path -> its size and samples when the run was planned
     rqmr:{run}:pending                  zset    task -> rank in line (see `rank`)
     rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
-    rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
+    rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress, record; EXPIRES WITH THE LEASE
     rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, …
-    rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
+    rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost, :died -> number; :bad -> records
     rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, for a repeated one
     rqmr:{run}:holders                  hash    attempt that hasn't told its end -> ticket, worker, host, ms when lost
     rqmr:{run}:standby                  string  the work-horse that waits for what may come; EXPIRES

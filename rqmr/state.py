@@ -15,8 +15,8 @@ import redis
 from rqmr import keys, registry
 from rqmr.connection import Client, memory_of
 from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
-from rqmr.facts import read_facts
-from rqmr.failures import lost_too_often, reopened_too_often, spelled, too_many_bad
+from rqmr.facts import read_facts, read_place
+from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
 from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
 from rqmr.memory import memory_in_words
@@ -36,7 +36,7 @@ from rqmr.model import (
     Split,
     TaskId,
 )
-from rqmr.scripts import Scripts
+from rqmr.scripts import Death, Scripts
 
 _pack = msgspec.msgpack.encode
 _BATCH = 1000  # fields or members in one command
@@ -264,16 +264,26 @@ class State:
             message=failure.message[:200],
         )
 
-    def expire(self, attempt: AttemptId, *, dead_since: int | None = None) -> str:
+    def expire(self, attempt: AttemptId, *, dead_since: int | None = None, how: str = "") -> str:
         """Call an attempt lost if its lease has run out; return the script's word.
 
-        `dead_since`: RQ says that its horse died; it is lost at once, unless it has renewed its lease after these ms.
+        `dead_since`: RQ says that its horse is gone; it is lost at once, unless it has renewed its lease after these
+        ms. `how`: how the horse's process died, "" if it didn't or nobody knows.
         """
-        failure = lost_too_often(attempt.task, self.spec)
-        phase = self.spec.phase_of(attempt.task)
+        spec, task = self.spec, attempt.task
+        failure = _pack(lost_too_often(task, spec))
+        death = None if dead_since is None else self._death(attempt, dead_since, how)
         return self.scripts.expire(
-            attempt, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure), dead_since=dead_since
+            attempt, phase=spec.phase_of(task), max_lost=spec.max_lost, failure=failure, death=death
         )
+
+    def _death(self, attempt: AttemptId, dead_since: int, how: str) -> Death:
+        place = read_place(self.client, self.keys, attempt) if how else None
+        if not place:
+            return Death(dead_since, how)
+        at, deaths = place
+        failure = _pack(died_too_often(attempt.task, at, deaths + 1, how))
+        return Death(dead_since, how, at.index, self.spec.skip_bad, self.spec.max_failed, failure)
 
     def release(self, attempt: AttemptId) -> str:
         """Let go of an attempt's task, uncharged; return the script's word."""

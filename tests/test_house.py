@@ -16,7 +16,7 @@ FLOORS = [
     ["errors", "model", "config", "keys", "codec"],
     ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "failures", "memory", "scheduler"],
     ["shuffle", "records", "tasks"],
-    ["connection", "scripts", "registry", "facts", "state", "segments", "heartbeat"],
+    ["connection", "scripts", "registry", "facts", "state", "segments", "teller", "heartbeat"],
     ["dispatch", "tick", "worker"],
     ["inline", "driver", "sessions", "sockets", "server", "durable", "supervise", "local", "access"],
     ["meter", "status", "view", "api", "runs", "progress", "commands", "cli", "__main__"],

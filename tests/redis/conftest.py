@@ -21,6 +21,7 @@ from rqmr.model import (
     Phase,
     Piece,
     Progress,
+    RecordAt,
     RunState,
     Settings,
     Spec,
@@ -111,6 +112,14 @@ class Run:
 
     def fail(self, claim: Claim, message: str = "ValueError: boom", *, final: bool = False) -> str:
         return self.state.fail(claim.attempt, Failure(message, task=str(claim.attempt.task), final=final))
+
+    def die(self, claim: Claim, *, at: int | None = None, how: str = "SIGKILL") -> str:
+        """Let RQ tell that the attempt's process died, at a record that it had told if one is given."""
+        lease = self.keys.lease(claim.attempt)
+        if at is not None:
+            place = RecordAt(at, "a.txt", 10 * at, f"'record {at}'")
+            self.redis.hset(lease, "place", msgspec.msgpack.encode(place))
+        return self.state.expire(claim.attempt, dead_since=int(self.redis.hget(lease, "renewed")), how=how)
 
     def lose(self, claim: Claim) -> str:
         """Let the attempt's lease run out, and expire it; one that is lost already revives first."""
