@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,9 @@ class Where:
     @property
     def option(self) -> str:
         """What to write behind a command to mean the same place."""
-        return f" --durable {self.durable}" if self.durable is not None else ""
+        if self.durable is not None:
+            return f" --durable {shlex.quote(os.fspath(self.durable))}"
+        return f" --redis-url {shlex.quote(hide_password(self.redis_url))}" if self.redis_url is not None else ""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from msgspec import structs
 from rqmr.access import Server, Where, reach
 from rqmr.config import Config
 from rqmr.driver import Driver
-from rqmr.errors import InputError, JobError, RefusedError, RunCancelled, RunFailed, Unreachable
+from rqmr.errors import InputError, JobError, RefusedError, RunCancelled, RunFailed, RunLeft
 from rqmr.inline import run_inline
 from rqmr.inputs import Source, expand, marks_of, source_of
 from rqmr.job import Job
@@ -179,7 +179,11 @@ def submit(request: Request, view: View) -> str:
         assert begun.server
         _create(begun)
         spec = begun.plan.spec
-        Driver(begun.server.client, spec, begun.output, view).hand_over()
+        try:
+            Driver(begun.server.client, spec, begun.output, view).hand_over()
+        except RunLeft as error:
+            error.advice = _left(spec, request.where)
+            raise
         if not begun.server.listening(spec.queue):
             view.note(f"no worker listens on queue '{spec.queue}' yet: the run waits for one")
         return spec.run
@@ -194,12 +198,14 @@ def follow(
     except RunFailed as error:
         watched.drain()
         error.printed = list(watched.tail)
-        if spec.ends_with_driver:
+        if isinstance(error, RunLeft):
+            error.advice = _left(spec, where)
+        elif spec.ends_with_driver:
             error.advice = (
                 "nothing can be resumed, as all of this run ends with its command; with an output directory and "
                 "--durable DIR, or a Redis of yours (--redis-url), it could be"
             )
-        elif not isinstance(error, Unreachable):
+        else:
             output.is_kept = error.failure.can_resume
             if output.is_kept:
                 error.advice = f"mend the cause, and go on with what is done:  rqmr resume {spec.run}{where.option}"
@@ -209,14 +215,25 @@ def follow(
         raise
     except BaseException as error:
         if output.is_kept:
-            error.add_note(
-                f"left run {spec.run}, which goes on where workers listen\n"
-                f"  rqmr attach {spec.run}{where.option}    shows it, and collects its output\n"
-                f"  rqmr cancel {spec.run}{where.option}    ends it"
-            )
+            error.add_note(_left(spec, where))
         raise
     finally:
         watched.drain()
+
+
+def _left(spec: Spec, where: Where) -> str:
+    """Tell how to go on with a run that this command leaves."""
+    goes_on = "which goes on where workers listen"
+    if spec.ends_with_driver:
+        goes_on = "which goes on, as the command that it belongs to does"
+    elif where.directory is not None:
+        goes_on = f"which is kept in {where.durable}, and goes on with the next command"
+    return (
+        f"left run {spec.run}, {goes_on}\n"
+        f"  rqmr attach {spec.run}{where.option}    shows it"
+        + ("" if spec.ends_with_driver else ", and collects its output")
+        + f"\n  rqmr cancel {spec.run}{where.option}    ends it"
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import typer
 
 from rqmr import __version__, commands
 from rqmr.commands import tell
-from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed
+from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunLeft
 from rqmr.inputs import parse_size
 from rqmr.meter import report
 from rqmr.model import Failure, Summary
@@ -59,7 +59,8 @@ def main() -> None:
         _fail(2, f"rqmr: {error}")
     except RunFailed as error:
         advice = f"\n\n{error.advice}" if error.advice else ""
-        _fail(1, f"rqmr: the run failed: {report(error.failure, error.printed)}{advice}")
+        what = "" if isinstance(error, RunLeft) else "the run failed: "
+        _fail(1, f"rqmr: {what}{report(error.failure, error.printed)}{advice}")
     except RqmrError as error:
         _fail(1, f"rqmr: {error}")
     except _Ended as ended:
@@ -202,7 +203,8 @@ def run(
             summary = execute(request, view)
         except RunFailed as error:
             if as_json:
-                _print_json({"state": "failed", "job": job, "failure": _plain(error.failure)})
+                state = "left" if isinstance(error, RunLeft) else "failed"
+                _print_json({"state": state, "job": job, "failure": _plain(error.failure)})
             raise
         view.end()
         _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)

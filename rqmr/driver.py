@@ -19,7 +19,7 @@ import redis
 from rqmr import registry
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
-from rqmr.errors import RunCancelled, RunFailed, Unreachable
+from rqmr.errors import OutputError, RunCancelled, RunFailed, RunLeft
 from rqmr.model import End, Event, Facts, Failure, RunState, Spec, Summary
 from rqmr.output import Output
 from rqmr.plan import parts_of, summarize
@@ -61,22 +61,17 @@ class Driver:
 
         Raises:
             RunFailed: it failed, or Redis lost it.
-            Unreachable: Redis doesn't answer.
+            RunLeft: this command can't go on with it: Redis doesn't answer, or the output can't be written.
             RunCancelled: it was cancelled.
         """
         try:
             return self._follow()
-        except RunFailed as error:
-            self._end(RunState.FAILED, error.failure)
-            raise
-        except RunCancelled:
-            self._end(RunState.CANCELLED)
-            raise
-        except redis.RedisError as error:
-            failure = self._unreachable(error)
-            if self._spec.ends_with_driver:
-                self._end(RunState.FAILED, failure)
-            raise Unreachable(failure) from error
+        except (redis.RedisError, RunLeft) as error:
+            failure = error.failure if isinstance(error, RunLeft) else self._unreachable(error)
+            self._leave(failure)
+            raise RunFailed(failure) if self._spec.ends_with_driver else RunLeft(failure) from error
+        except (RunFailed, RunCancelled):
+            raise  # that has been seen to
         except BaseException:
             self._leave()
             raise
@@ -85,24 +80,24 @@ class Driver:
         """Enqueue what the workers need to begin, and leave the run to them.
 
         Raises:
-            Unreachable: Redis doesn't answer.
+            RunLeft: Redis doesn't answer.
         """
         try:
             tick(self._state, self._dispatch)
         except redis.RedisError as error:
-            raise Unreachable(self._unreachable(error)) from error
+            raise RunLeft(self._unreachable(error)) from error
 
-    def _leave(self) -> None:
-        """Go while the run goes on; cancel one that can't."""
+    def _leave(self, failure: Failure | None = None) -> None:
+        """Go while the run goes on; end one that can't."""
         if self._spec.ends_with_driver:
-            self._end(RunState.CANCELLED)
+            self._end(RunState.FAILED if failure else RunState.CANCELLED, failure)
             return
         with self._impatient() as client, contextlib.suppress(redis.RedisError):
             State(client, self._spec.run).resign(self._name)  # so that nobody has to wait for the lease's end
 
     def _follow(self) -> Summary:
         began = time.monotonic()
-        touched, position = began, "0"
+        touched, driven, position = began, began, "0"
         while True:
             drives = self._drives()
             facts = tick(self._state, self._dispatch) if drives else self._look()
@@ -110,15 +105,11 @@ class Driver:
                 return self._ended(facts)
             position, events = self._state.events(position)
             self._observer.update(facts, events)
-            if not facts.driver and self._is_only_watching:
-                raise RunFailed(
-                    Failure(
-                        f"the command that run {self._spec.run} belongs to is gone, and its output with it",
-                        can_resume=False,
-                    )
-                )
-            if drives and is_complete(facts):
-                return self._collect(facts)
+            driven = time.monotonic() if facts.driver else driven
+            if self._is_only_watching and time.monotonic() - driven > self._spec.lease_ms / 500:
+                raise RunFailed(self._ownerless)
+            if drives and is_complete(facts) and (summary := self._collect(facts)):
+                return summary
             if drives and time.monotonic() - touched > self._spec.keep_ms / 4000:
                 self._state.touch()
                 touched = time.monotonic()
@@ -138,7 +129,9 @@ class Driver:
         return self._state.facts(workers=self._dispatch.workers())
 
     def _ended(self, facts: Facts | None) -> Summary:
-        """Return the summary of a run that another driver has collected."""
+        """Return the summary of a run that has ended, whoever has seen to that; clear away what is left of it."""
+        if facts is not None:
+            self._end(facts.state, facts.failure, seen=True)
         end = registry.read_end(self._client, self._spec.run)
         if end and end.summary:
             return end.summary
@@ -153,55 +146,87 @@ class Driver:
         failure = (facts and facts.failure) or (end and end.failure)
         raise RunFailed(failure or Failure(f"run {self._spec.run} failed"))
 
-    def _collect(self, facts: Facts) -> Summary:
-        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in self._spec.phases]
-        paths = self._output.collect(parts_of(outcomes[-1]))
+    def _collect(self, facts: Facts) -> Summary | None:
+        """Collect the output; None if the run isn't complete any more, since this process has slept meanwhile."""
+        phases = self._spec.phases
+        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in phases]
+        if any(len(found) < phase.tasks for found, phase in zip(outcomes, phases, strict=True)):
+            return None
+        try:
+            paths = self._output.collect(parts_of(outcomes[-1]))
+        except OutputError as error:
+            facts_now = self._state.facts()
+            if facts_now is None or facts_now.state != RunState.RUNNING:
+                return self._ended(facts_now)  # another driver has collected it, and somebody has taken it away
+            failure = Failure(str(error))
+            self._end(RunState.FAILED, failure)
+            raise RunFailed(failure) from error
+        except OSError as error:
+            problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
+            raise RunLeft(Failure(problem)) from error
         summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
-        self._end(RunState.SUCCEEDED, summary=summary)
+        if self._end(RunState.SUCCEEDED, summary=summary) == RunState.CANCELLED:
+            self._output.take_back(paths)
+            raise RunCancelled(f"run {self._spec.run} was cancelled")
         return summary
 
     def _unreachable(self, error: redis.RedisError) -> Failure:
-        todo = "run the job again when it does"
-        if not self._spec.ends_with_driver:
-            todo = f"the run goes on without this command when it does: rqmr attach {self._spec.run}"
-        return Failure(f"Redis doesn't answer any more: {error}; {todo}")
+        told = f"Redis doesn't answer any more: {error}"
+        return Failure(f"{self._ownerless.message} ({told})" if self._is_only_watching else told)
 
-    def _end(self, state: RunState, failure: Failure | None = None, summary: Summary | None = None) -> None:
-        """Write down how the run ended, and remove what nobody needs any more."""
+    @property
+    def _ownerless(self) -> Failure:
+        return Failure(
+            f"the command that run {self._spec.run} belongs to is gone, and its output with it", can_resume=False
+        )
+
+    def _end(
+        self, state: RunState, failure: Failure | None = None, *, summary: Summary | None = None, seen: bool = False
+    ) -> RunState | None:
+        """End the run as `end_run` does, if that is this command's business, and if Redis answers at once."""
         if self._is_only_watching:
-            return
+            return None
         # Whoever pressed Ctrl-C doesn't want to wait for a dead server; and the output, if there is one, is whole.
         with self._impatient() as client, contextlib.suppress(redis.RedisError):
-            end_run(client, self._spec, state, failure, summary)
+            return end_run(client, self._spec, state, failure, summary=summary, seen=seen)
+        return None
 
     def _impatient(self) -> contextlib.closing[Client]:
         return contextlib.closing(clone(self._client, patient=False))
 
 
 def end_run(
-    client: Client, spec: Spec, state: RunState, failure: Failure | None = None, summary: Summary | None = None
-) -> None:
-    """Write down how a run ended, take its tickets out of the queue and remove its keys. Can be repeated.
+    client: Client,
+    spec: Spec,
+    state: RunState,
+    failure: Failure | None = None,
+    *,
+    summary: Summary | None = None,
+    seen: bool = False,
+) -> RunState | None:
+    """Give a run its last state, unless it has another one already; return that, None if nobody knows any more.
 
-    One that failed keeps its keys for a resume, unless it ends with its driver.
+    How it ended is written down, and what nobody needs any more is removed: its tickets, and its keys unless they are
+    for a resume. Can be repeated. `seen`: it was seen in that state, and is given none.
     """
     of_run = State(client, spec.run)
     of_run.adopt(spec)
     facts = of_run.facts()
-    if facts is None:
-        return  # somebody else has done it
-    registry.write_end(
-        client,
-        End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure),
-    )
-    of_run.finish(state, failure)
+    if facts is None:  # somebody else has done it
+        known = registry.read_end(client, spec.run)
+        return known.state if known else None
+    end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
+    last = of_run.finish(state, failure, end, seen=seen)
+    if last in (None, RunState.RUNNING):  # a failed run is resumed just now
+        return last
     Dispatch(client, spec.queue).drop(of_run.tickets())
-    if state == RunState.FAILED and not spec.ends_with_driver:
+    if last == RunState.FAILED and not spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
         of_run.depose()
         of_run.touch()
     else:
         of_run.unlink()
+    return last
 
 
 def _pause(age: float) -> float:

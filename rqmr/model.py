@@ -44,6 +44,11 @@ def new_run_id(job_name: str) -> str:
     return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
 
 
+def is_run_id(text: str) -> bool:
+    """Whether `new_run_id` can have made it."""
+    return re.fullmatch(rf"[A-Za-z0-9_-]{{1,60}}-[{_ID_ALPHABET}]{{6}}", text, re.ASCII) is not None
+
+
 class Phase(Struct, frozen=True):
     """The map or the reduce half of a step, and how many tasks it has.
 

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,6 +31,7 @@ SUCCESS = "_SUCCESS"
 LOG = "_log"
 _SKIPPED = "_skipped.jsonl"
 _STAGE = ".rqmr-"
+_OLD = ".old"  # what is about to go
 _BUFFER = 256 << 10  # bytes
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -158,7 +159,7 @@ class Output:
             if path.name == LOG or (overwrite and _is_output(path)):
                 continue
             if path.name.startswith(_STAGE):
-                other = path.name.removeprefix(_STAGE)
+                other = path.name.removeprefix(_STAGE).removesuffix(_OLD)
                 raise OutputError(
                     f"{self.directory} has what run {other} has made so far: go on with it (rqmr attach or resume "
                     f"{other}), remove it (rqmr cancel or rm {other}; or rm -r {path}), or give another -o"
@@ -173,8 +174,7 @@ class Output:
         Raises:
             OutputError: a part is neither in the stage nor in its place.
         """
-        for path in self._outdated(len(parts)):
-            path.unlink()
+        self._put_away(self._outdated(len(parts)))
         paths = [self.directory / f"part-{index:05d}" for index in range(len(parts))]
         for part, path in zip(parts, paths, strict=True):
             source = self.stage / part.file
@@ -184,11 +184,30 @@ class Output:
             except FileNotFoundError:
                 self._collected.pop()
                 if not _is_same(path, part):  # else it was done before, by this driver or another
-                    raise OutputError(f"{source} is gone before it was collected; run the job again") from None
+                    raise OutputError(f"{source} is gone before it was collected; was it removed?") from None
+        self._remove_stage()
         (self.directory / SUCCESS).touch()
         self._collected.clear()
-        shutil.rmtree(self.stage, ignore_errors=True)
         return paths
+
+    def take_back(self, paths: Iterable[Path]) -> None:
+        """Remove what was collected."""
+        for path in (self.directory / SUCCESS, *paths):
+            path.unlink(missing_ok=True)
+
+    def _put_away(self, paths: Iterable[Path]) -> None:
+        # Into the stage, which goes: so a collector that has slept while another was faster takes nothing away.
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(self.stage / f"{path.name}{_OLD}")
+
+    def _remove_stage(self) -> None:
+        # Under another name first: attempts that are late may still open files in it, but not in what isn't there.
+        gone = self.stage.with_name(self.stage.name + _OLD)
+        with contextlib.suppress(OSError):
+            self.stage.replace(gone)
+        for path in (gone, self.stage):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _outdated(self, parts: int) -> Iterator[Path]:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
@@ -224,7 +243,7 @@ class Output:
             return
         for path in self._collected:
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.stage, ignore_errors=True)
+        self._remove_stage()
         for path in self.made:
             with contextlib.suppress(OSError):  # it isn't empty, or wasn't made
                 path.rmdir()

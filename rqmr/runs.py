@@ -139,7 +139,6 @@ def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: 
         Output(spec.output, run, is_new=False).stage.mkdir(parents=True, exist_ok=True)
         if not found.state.resume(mended, program.package.encode(), fresh=fresh):
             raise RefusedError(f"somebody else has resumed run {run} just now: rqmr attach {run}{where.option}")
-        registry.forget_end(found.server.client, run)
         found.spec = mended
         _reopen_parts_that_are_gone(found, mended)
         return _follow(found, where, view, stack)
