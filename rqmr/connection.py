@@ -6,19 +6,20 @@ import re
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from rqmr.errors import RedisError
+from rqmr.model import Memory
 
 Client = Any  # redis-py's own annotations give each reply as "now or awaitable"
 
 #: Seconds for one reply. redis-py repeats a command that gets none, so every write of rqmr can be repeated.
 _SOCKET_SECONDS = 5
 _CONNECT_SECONDS = 5
-#: A server that is paused or restarted for some 10 s is waited for. No health checks: every command can be repeated
-#: anyway, and redis-py would nest their retries in those of the command.
-_RETRIES = 8
+#: A server that is restarted or loads its data is waited for, 12 s at least and 24 s at most. No health checks: every
+#: command can be repeated anyway, and redis-py would nest their retries in those of the command.
+_RETRIES = 12
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 
 
@@ -45,7 +46,7 @@ def clone(connection: Client, *, patient: bool) -> Client:
     pool = connection.connection_pool
     options = {**pool.connection_kwargs, **_options()}
     if not patient:
-        options |= {"retry": Retry(ExponentialWithJitterBackoff(), 0), "socket_timeout": 2, "socket_connect_timeout": 2}
+        options |= {"retry": Retry(NoBackoff(), 0), "socket_timeout": 2, "socket_connect_timeout": 2}
     if issubclass(pool.connection_class, redis.UnixDomainSocketConnection):
         for name in ("socket_connect_timeout", "socket_keepalive"):
             options.pop(name, None)
@@ -84,6 +85,17 @@ def check_server(client: Client, url: str) -> tuple[str, list[str]]:
     return name, warnings
 
 
+def memory_of(client: Client) -> Memory:
+    """Return how full the server is; without a limit where it may not be asked."""
+    try:
+        info = client.info("memory", "clients")
+    except redis.ResponseError:  # an ACL without INFO
+        return Memory()
+    # What the server holds against its limit, by its own reckoning.
+    used = info.get("used_memory", 0) - info.get("mem_not_counted_for_evict", 0)
+    return Memory(used, info.get("maxmemory", 0), info.get("connected_clients", 1))
+
+
 def hide_password(url: str) -> str:
     """Return a URL that can be shown: its password is ***, wherever it stands and however it is spelled."""
     scheme, colon, rest = url.partition("://")
@@ -97,5 +109,5 @@ def _options() -> dict[str, Any]:
     return {
         "socket_timeout": _SOCKET_SECONDS,
         "socket_connect_timeout": _CONNECT_SECONDS,
-        "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=3), _RETRIES),
+        "retry": Retry(EqualJitterBackoff(base=0.05, cap=3), _RETRIES),
     }

@@ -75,8 +75,8 @@ class Dispatch:
     def refusals(self, tickets: Iterable[str]) -> list[tuple[str, str]]:
         """Return, for each of the tickets that a worker failed to run, the worker and the end of its traceback."""
         found = RQJob.fetch_many(list(tickets), connection=self._client)
-        failed = [rq_job for rq_job in found if rq_job and rq_job.is_failed]
-        return [(rq_job.worker_name or "a worker", _last_line(rq_job)) for rq_job in failed]
+        told = [(rq_job.worker_name or "a worker", _error(rq_job)) for rq_job in found if rq_job and rq_job.is_failed]
+        return [(worker, error) for worker, error in told if error]
 
     def stop(self, ticket: str) -> None:
         """Have the worker that runs a ticket kill its work-horse, if it still does."""
@@ -102,7 +102,8 @@ class Dispatch:
         return bool(self._client.llen(self._queue.key))
 
 
-def _last_line(rq_job: RQJob) -> str:
+def _error(rq_job: RQJob) -> str:
+    """Return the last line of a ticket's traceback; "" if there is none, as its work-horse was killed."""
     result = rq_job.latest_result()
-    lines = (result.exc_string or "").strip().splitlines() if result else []
-    return lines[-1] if lines else "it failed"
+    told = (result.exc_string or "").strip() if result else ""
+    return told.splitlines()[-1] if told.startswith("Traceback") else ""

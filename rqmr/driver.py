@@ -219,7 +219,10 @@ def end_run(
     last = of_run.finish(state, failure, end, seen=seen)
     if last in (None, RunState.RUNNING):  # a failed run is resumed just now
         return last
-    Dispatch(client, spec.queue).drop(of_run.tickets())
+    dispatch = Dispatch(client, spec.queue)
+    dispatch.drop(of_run.tickets())
+    for lost in facts.lost:  # its work-horse may be stuck in it, beyond hearing that the run is over
+        dispatch.stop(lost.ticket)
     if last == RunState.FAILED and not spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
         of_run.depose()

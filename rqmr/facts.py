@@ -8,18 +8,21 @@ from typing import Any
 
 import msgspec
 
-from rqmr.connection import Client
+from rqmr import registry
+from rqmr.connection import Client, memory_of
 from rqmr.keys import RunKeys, ranks_of
 from rqmr.model import (
     AttemptId,
     Facts,
     Failure,
     LostAttempt,
+    Neighbour,
     Phase,
     PhaseFacts,
     Progress,
     RunningAttempt,
     RunState,
+    Shortage,
     Spec,
     TaskId,
 )
@@ -70,7 +73,9 @@ def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Fa
         lost=_lost(client, keys, {each: holder for each, holder in held.items() if each not in deadlines}),
         has_standby=bool(standby),
         driver=(driver or b"").decode(),
-        is_full=full is not None,
+        memory=memory_of(client),
+        shortage=Shortage(*map(int, full.split())) if full else None,
+        neighbours=_neighbours(client, spec.run) if full else (),
     )
 
 
@@ -107,7 +112,9 @@ def _attempt(attempt: AttemptId, deadline: int, told: dict[bytes, bytes], holder
         started_ms=number(b"started"),
         deadline_ms=deadline,
         renewed_ms=number(b"renewed"),
-        progress=Progress(number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0"))),
+        progress=Progress(
+            number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0")), bool(number(b"waits"))
+        ),
         ticket=holder.ticket if holder else "",
     )
 
@@ -121,6 +128,25 @@ def _lost(client: Client, keys: RunKeys, held: dict[AttemptId, _Holder]) -> tupl
         LostAttempt(attempt, holder.ticket, holder.lost_ms, bool(is_beaten))
         for (attempt, holder), is_beaten in zip(held.items(), beaten, strict=True)
         if holder.lost_ms  # else it has ended since the look at the leases
+    )
+
+
+def _neighbours(client: Client, run: str) -> tuple[Neighbour, ...]:
+    """Return the other runs of this server that haven't ended."""
+    listed = registry.runs(client)
+    own = next(((at, each) for each, at in listed if each == run), (0, run))
+    others = [(at, each) for each, at in listed if each != run]
+    pipe = client.pipeline(transaction=False)
+    for _, each in others:
+        keys = RunKeys(each)
+        pipe.hmget(keys.run, "state", "full")
+        pipe.exists(keys.leases)
+        pipe.exists(keys.driver, keys.standby, keys.leases)
+    told = iter(pipe.execute() if others else [])
+    return tuple(
+        Neighbour(other > own, full is not None, bool(at_work), bool(attended))
+        for other, (state, full), at_work, attended in zip(others, told, told, told, strict=True)
+        if state == RunState.RUNNING.value.encode()
     )
 
 

@@ -122,6 +122,7 @@ class Heartbeat:
 
 def _progress(place: Place) -> Progress:
     try:
-        return place.progress()
+        progress = place.progress()
     except Exception:  # it asks what the job's own reader made; that must not stop the heart
-        return Progress()
+        progress = Progress()
+    return structs.replace(progress, waits=place.waits)

@@ -5,7 +5,8 @@ driver; all keys of a run but its code and its end are unlinked when its result 
 
     rqmr:runs                           zset    run -> ms when it was created; lives for a week after the last one
     rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
-    rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number
+    rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number,
+                                                and while claims wait for memory `full` (see pause.lua)
     rqmr:{run}:end                      string  how it ended, for ps and status; lives for a week
     rqmr:{run}:splits                   hash    map task's index -> its split
     rqmr:{run}:inputs                   hash    input's path -> its size and samples when the run was planned

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rqmr.memory import memory_in_words
 from rqmr.model import (
     Event,
     Facts,
@@ -27,10 +28,11 @@ from rqmr.model import (
 
 RATE_MS = 10_000  # over which a rate is taken, so that it doesn't jump with each heartbeat
 ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a moment to start
+SILENT_MS = 3_000  # before we say that those who are listed do nothing
 RECENT_MS = 20_000  # an important event keeps its place against newer commits
 NAME_WIDTH = 16
 #: Events that a user wants to see, even when many others come after them.
-IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived"})
+IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived", "paused", "refused"})
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
@@ -132,20 +134,31 @@ class Meter:
     def __init__(self) -> None:
         self._paces: dict[int, Pace] = {}
         self._ends: dict[int, int] = {}
-        self._absent_since = 0
+        self._silent_since = 0
 
     def measure(self, facts: Facts) -> list[Measure]:
         """Return every phase as it is now."""
         titles = phase_titles([each.phase for each in facts.phases])
         return [self._phase(facts, number, title) for number, title in enumerate(titles)]
 
-    def is_deserted(self, facts: Facts) -> bool:
-        """Whether for a while no worker has been listening and none at work."""
-        if facts.workers or facts.running or facts.state != RunState.RUNNING:
-            self._absent_since = 0
-            return False
-        self._absent_since = self._absent_since or facts.now_ms
-        return facts.now_ms - self._absent_since >= ABSENT_MS
+    def waits_for(self, facts: Facts, header: Header) -> list[str]:
+        """Return in words what the run waits for that doesn't come by itself; nothing if it goes on."""
+        silent_ms = self._silence_ms(facts)
+        if told := shortage(facts):
+            return [told]
+        if not facts.workers and silent_ms >= ABSENT_MS:
+            return absence(header)
+        return silence(facts, header) if silent_ms >= SILENT_MS else []
+
+    def _silence_ms(self, facts: Facts) -> int:
+        """For how long no worker has been heard of, though there is work."""
+        is_heard = facts.has_standby or any(facts.now_ms - each.renewed_ms < SILENT_MS for each in facts.running)
+        has_work = any(each.committed < each.phase.tasks for each in facts.phases[facts.phase : facts.phase + 1])
+        if is_heard or not has_work or facts.state != RunState.RUNNING:
+            self._silent_since = 0
+            return 0
+        self._silent_since = self._silent_since or facts.now_ms
+        return facts.now_ms - self._silent_since
 
     def _phase(self, facts: Facts, number: int, title: str) -> Measure:
         phase = facts.phases[number]
@@ -235,6 +248,25 @@ def absence(header: Header) -> list[str]:
     url = re.search(r"\S+://\S+", header.server)
     first = f"no worker listens on queue '{header.queue}'"
     return [f"{first}: start one with", f"  rq worker {header.queue} --url {url[0]}"] if url else [f"{first} yet"]
+
+
+def silence(facts: Facts, header: Header) -> list[str]:
+    """Return what to tell when no worker is heard of, though RQ has some listed: it never knows who is dead."""
+    listed = f"{facts.workers} listed worker{'' if facts.workers == 1 else 's'}"
+    lines = [f"no sign of life from {listed}: busy with other RQ jobs, or dead"]
+    if facts.running:
+        left = max(0, max(each.deadline_ms for each in facts.running) - facts.now_ms)
+        lines.append(f"  what they had is another's in {left // 1000 + 1} s")
+    return lines + absence(header)[1:]
+
+
+def shortage(facts: Facts) -> str:
+    """Return what claims wait for; "" if they don't."""
+    if not facts.is_full or facts.state != RunState.RUNNING:
+        return ""
+    waiting = sum(each.progress.waits for each in facts.running)
+    attempts = f"; {waiting} attempt{'' if waiting == 1 else 's'} can't write" if waiting else ""
+    return f"waits for memory: {memory_in_words(facts.memory)} on the server{attempts}"
 
 
 def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Event]:

@@ -246,6 +246,7 @@ class Progress(Struct, frozen=True):
     records: int = 0
     size: int = 0  # bytes
     fraction: float = 0.0
+    waits: bool = False  # for memory in Redis, to write a segment
 
 
 class RunningAttempt(Struct, frozen=True):
@@ -293,6 +294,36 @@ class Event(Struct, frozen=True):
     note: str
 
 
+class Memory(Struct, frozen=True):
+    """The memory of the server."""
+
+    used: int = 0  # bytes
+    limit: int = 0  # bytes, its maxmemory; 0: none
+    clients: int = 1  # connections: any of them may be about to write, too
+
+    @property
+    def share(self) -> float:
+        """How full it is, from 0 to 1 and beyond; 0 without a limit."""
+        return self.used / self.limit if self.limit else 0.0
+
+
+class Shortage(Struct, frozen=True):
+    """A run's claims wait for memory: how things were when there was last a reason to hope for some."""
+
+    noted_ms: int
+    committed: int  # tasks, of all phases
+    used: int  # bytes
+
+
+class Neighbour(Struct, frozen=True):
+    """Another run of the same server that hasn't ended."""
+
+    is_younger: bool
+    is_full: bool  # its claims wait for memory, too
+    is_at_work: bool  # it has attempts
+    is_attended: bool  # somebody drives it, works on it or stands by
+
+
 class Facts(Struct, frozen=True):
     """What is true of a run now; all times are the server's, in milliseconds."""
 
@@ -310,7 +341,24 @@ class Facts(Struct, frozen=True):
     lost: tuple[LostAttempt, ...] = ()
     has_standby: bool = False
     driver: str = ""  # who holds the driver's lease
-    is_full: bool = False  # whether claims wait for memory
+    memory: Memory = Memory()
+    shortage: Shortage | None = None
+    neighbours: tuple[Neighbour, ...] = ()  # known only while memory is short
+
+    @property
+    def is_full(self) -> bool:
+        """Whether claims wait for memory."""
+        return self.shortage is not None
+
+    @property
+    def committed(self) -> int:
+        """Committed tasks of all phases."""
+        return sum(phase.committed for phase in self.phases)
+
+    @property
+    def writes_segments(self) -> bool:
+        """Whether the tasks of the current phase do."""
+        return self.phase < len(self.phases) - 1
 
 
 class Header(Struct, frozen=True):

@@ -155,7 +155,7 @@ def _described(phases: tuple[Phase, ...], total: int, files: int, workers: int) 
     maps = phases[0].tasks
     reduces = " + ".join(_count(phase.tasks, "reduce task") for phase in phases[1:]) or "no reduce task"
     told = f"{_count(maps, 'map task')} of {_size(total / maps)}, {reduces}"
-    return f"{told} ({_size(total)} in {_count(files, 'file')}, {_count(workers, 'worker')})"
+    return f"{told} ({_size(total)} in {_count(files, 'file')}, for {_count(workers, 'worker')})"
 
 
 def _phases(steps: Sequence[Step], maps: int, reducers: int) -> tuple[Phase, ...]:

@@ -19,7 +19,6 @@ from rqmr.meter import (
     LOCAL_NAME,
     Measure,
     Meter,
-    absence,
     choose_events,
     clock,
     natural,
@@ -36,7 +35,10 @@ REFRESH_SECONDS = 0.12
 LOG_SECONDS, LOG_SECONDS_MAX = 2.0, 30.0
 MOST_WORKERS, MOST_WIDTH = 12, 100
 
-EVENT_STYLES = {"failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green"}
+EVENT_STYLES = {
+    "failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green",
+    "paused": "yellow", "went on": "green", "refused": "red", "resumed": "green",
+}  # fmt: skip
 
 
 def choose_view(*, quiet: bool, stream: TextIO | None = None) -> View:
@@ -75,8 +77,8 @@ class LogView:
         for measure in self._meter.measure(facts):
             if measure.facts.started_ms:
                 self._phase(measure, at)
-        deserted = self._meter.is_deserted(facts) and self._header
-        self._say("workers", at, "".join(absence(deserted)) if deserted else "")
+        waits_for = self._meter.waits_for(facts, self._header) if self._header else []
+        self._say("waiting", at, "".join(waits_for[:1]), "".join(waits_for[1:]))
 
     def printed(self, worker: str, line: str) -> None:
         """Write the line behind the worker's name."""
@@ -168,7 +170,8 @@ class LiveView:
         self._rows: dict[str, Row] = {}
         self._hosts: set[str] = set()
         self._name_width, self._task_width = 6, 12
-        self._is_deserted = self._is_over = False
+        self._waits_for: list[str] = []
+        self._is_over = False
         self._lines: list[Text] = []  # to be printed with the next picture
         self._live = Live(
             console=console, get_renderable=self._draw, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
@@ -183,7 +186,7 @@ class LiveView:
         """Remember what is true now, and draw it when the last picture is old enough."""
         self._facts = facts
         self._measures = self._meter.measure(facts)
-        self._is_deserted = self._meter.is_deserted(facts)
+        self._waits_for = self._meter.waits_for(facts, self._header) if self._header else []
         self._events = choose_events([*self._events, *events], facts.now_ms, 5)
         self._note_workers(facts)
         self._refresh()
@@ -265,11 +268,15 @@ class LiveView:
 
     def _work(self, facts: Facts, most: int) -> list[Text]:
         """Who runs what, or why nobody does."""
-        if self._is_deserted and self._header:
-            return [self._text((line, "yellow")) for line in absence(self._header)]
+        if self._waits_for:
+            told = [self._text((line, "yellow")) for line in self._waits_for[: max(1, most)]]
+            return [*told, *self._workers(facts, most - len(told))]
         if not self._rows:
             waits = facts.state == RunState.RUNNING and any(each.pending for each in facts.phases)
             return [self._text(("waiting for a worker…", "dim"))] if waits else []
+        return self._workers(facts, most)
+
+    def _workers(self, facts: Facts, most: int) -> list[Text]:
         count = len(self._rows) if len(self._rows) <= min(most, MOST_WORKERS) else most - 1
         if count < 1:
             return []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from rqmr.model import AttemptId, Facts, RunningAttempt, RunState, Spec
+from rqmr.model import AttemptId, Facts, Memory, RunningAttempt, RunState, Shortage, Spec
 
 
 class Policy(Struct, frozen=True):
@@ -42,6 +42,16 @@ class Policy(Struct, frozen=True):
     telling_fraction: float = 0.05
     #: Backups that may run at a time: this share of the phase's tasks, but at least one.
     backup_share: float = 0.1
+    #: How full the server may be while tasks that write segments are given out: what then runs has room to end.
+    pause_share: float = 0.85
+    #: Below this they are given out again.
+    go_on_share: float = 0.80
+    #: How long to wait for memory when there is no reason to hope for some,
+    patience_ms: int = 15_000
+    #: which is looked for so often.
+    note_ms: int = 1_000
+    #: What of the limit counts as memory that was freed.
+    freed_share: float = 0.01
 
 
 _POLICY = Policy()
@@ -91,7 +101,26 @@ class BackUp(Struct, frozen=True):
     worker: str
 
 
-Instruction = Expire | AskAfter | Stop | Advance | Enqueue | LookFor | BackUp
+class Pause(Struct, frozen=True):
+    """Memory is short: no task is to be given out; or it still is, and there is a reason to hope."""
+
+    committed: int
+    memory: Memory
+
+
+class GoOn(Struct, frozen=True):
+    """There is memory again, or none is needed."""
+
+    memory: Memory
+
+
+class GiveUp(Struct, frozen=True):
+    """Memory is short, and waiting doesn't help."""
+
+    memory: Memory
+
+
+Instruction = Expire | AskAfter | Stop | Advance | Enqueue | LookFor | BackUp | Pause | GoOn | GiveUp
 
 
 def policy_of(spec: Spec) -> Policy:
@@ -107,6 +136,7 @@ def decide(facts: Facts, policy: Policy = _POLICY) -> list[Instruction]:
     if current.committed >= current.phase.tasks:
         return [Advance(facts.phase)]
     return [
+        *_room(facts, policy),
         *_expired(facts),
         *_silent(facts, policy),
         *_stuck(facts, policy),
@@ -157,6 +187,32 @@ def _window(facts: Facts, policy: Policy) -> Iterator[Instruction]:
         yield LookFor(overdue)
 
 
+def _room(facts: Facts, policy: Policy) -> Iterator[Instruction]:
+    """Keep from writing more than the server holds: a stock worker exits on a full one."""
+    memory, shortage = facts.memory, facts.shortage
+    is_waited_for = any(each.progress.waits for each in facts.running)
+    if shortage is None:
+        if facts.writes_segments and (is_waited_for or memory.share >= policy.pause_share):
+            yield Pause(facts.committed, memory)
+    elif not facts.writes_segments or (memory.share < policy.go_on_share and not is_waited_for):
+        yield GoOn(memory)
+    elif _has_hope(facts, shortage, policy):
+        if facts.now_ms - shortage.noted_ms > policy.note_ms:
+            yield Pause(facts.committed, memory)
+    elif facts.now_ms - shortage.noted_ms > policy.patience_ms:
+        yield GiveUp(memory)
+
+
+def _has_hope(facts: Facts, shortage: Shortage, policy: Policy) -> bool:
+    """Whether waiting may help: something moves, here or on the server. Of runs that wait the youngest gives way."""
+    return (
+        facts.committed != shortage.committed
+        or facts.memory.used < shortage.used - policy.freed_share * facts.memory.limit
+        or any(not each.progress.waits for each in facts.running)
+        or any((each.is_younger and each.is_attended) if each.is_full else each.is_at_work for each in facts.neighbours)
+    )
+
+
 def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
     """Yield a backup for each straggler that may have one, the slowest first.
 
@@ -164,7 +220,7 @@ def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
     nothing is a straggler. (The paper, section 3.6; what slow means is Zaharia's LATE: by the estimated end.)
     """
     current = facts.phases[facts.phase]
-    if not policy.backs_up or current.pending or not facts.median_ms:
+    if not policy.backs_up or facts.is_full or current.pending or not facts.median_ms:
         return
     of_phase = [each for each in facts.running if each.id.task in current.phase]
     backed_up = [each.id.task for each in of_phase if each.id.task in facts.backups]

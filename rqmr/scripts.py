@@ -14,8 +14,8 @@ from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
-    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "release", "renew", "reopen",
-    "resume", "write",
+    "advance", "back_up", "claim", "commit", "drive", "expire", "fail", "finish", "issue", "pause", "release", "renew",
+    "reopen", "resume", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -70,6 +70,7 @@ class Scripts:
             self._call(
                 "renew", keys, str(attempt), str(attempt.task), lease_ms, worker, host, claim.started_ms,
                 progress.records, progress.size, f"{progress.fraction:.4f}",
+                int(progress.waits),
             )
         )  # fmt: skip
 
@@ -151,6 +152,11 @@ class Scripts:
         """Return ["DRIVING", epoch], ["HELD", by whom], ["RESIGNED"] or ["ENDED"]."""
         return list(self._call("drive", [self._keys.run, self._keys.driver], driver, lease_ms))
 
+    def pause(self, committed: int | None, used: int, note: str) -> str:
+        """Return "PAUSED", "NOTED", "GOES ON", "ALREADY" or "ENDED"; `committed` is None to let claims go on."""
+        keys = [self._keys.run, self._keys.events]
+        return str(self._call("pause", keys, "" if committed is None else committed, used, note))
+
     def finish(self, state: str, failure: bytes, end: bytes, keep_ms: int, *, seen: bool) -> str:
         """Return the run's state, or "gone"."""
         k = self._keys
@@ -164,6 +170,10 @@ class Scripts:
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""
         return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))
+
+    def tell(self, what: str, subject: str, note: str) -> str:
+        """Return "TOLD" or "GONE"."""
+        return str(self._call("tell", [self._keys.run, self._keys.events], what, subject, note))
 
     def _of_task(self, attempt: AttemptId) -> list[str]:
         k, task = self._keys, attempt.task

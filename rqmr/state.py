@@ -10,13 +10,15 @@ from itertools import zip_longest
 from typing import Literal
 
 import msgspec
+import redis
 from msgspec import structs
 
 from rqmr import keys, registry
-from rqmr.connection import Client
-from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError, StoreError
+from rqmr.connection import Client, memory_of
+from rqmr.errors import AttemptEnded, MixedKeysError, RefusedError, RqmrError, StoreError
 from rqmr.facts import read_facts
 from rqmr.keys import RunKeys
+from rqmr.memory import memory_in_words
 from rqmr.model import (
     PROTOCOL,
     AttemptId,
@@ -26,6 +28,7 @@ from rqmr.model import (
     Facts,
     Failure,
     InputMark,
+    Memory,
     Outcome,
     Phase,
     Progress,
@@ -59,6 +62,9 @@ class State:
         """Write a new run. The run's own hash comes last: while it is missing there is no run.
 
         `inputs`: how each input file is now, by its path, if the run may be resumed.
+
+        Raises:
+            RefusedError: the server is full; nothing is left of the run.
         """
         k = self.keys
         now = _ms(self.client.time())
@@ -80,8 +86,22 @@ class State:
         fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
         pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": _pack(spec)})
         pipe.pexpire(k.run, spec.keep_ms)
-        pipe.execute()
         self.adopt(spec)
+        try:
+            self._begin(pipe)
+        except RefusedError:
+            self.unlink()
+            registry.forget(self.client, spec.run)
+            raise
+
+    def _begin(self, pipe: Client) -> None:
+        try:
+            pipe.execute()
+        except redis.OutOfMemoryError:
+            used = memory_in_words(memory_of(self.client))
+            raise RefusedError(
+                f"the Redis server is full ({used}): it takes no new run; free something on it, or raise its maxmemory"
+            ) from None
 
     def adopt(self, spec: Spec) -> None:
         """Take the spec from one who has it already."""
@@ -149,7 +169,7 @@ class State:
         if fresh:
             for phase in spec.phases[1:]:
                 pipe.unlink(*(self.keys.shuffle(phase.step, reducer) for reducer in range(phase.tasks)))
-        pipe.execute()
+        self._begin(pipe)
         word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
         self.adopt(spec)
         return word == "RESUMED"
@@ -191,13 +211,18 @@ class State:
     ) -> Claim | Literal["STAND BY", "NOTHING"]:
         """Take the next task, or "NOTHING" if there is none now, or "STAND BY": none, and this horse waits for one.
 
+        A server that is full has none to give.
+
         Raises:
             AttemptEnded: the run has ended.
         """
         lease_ms = self.spec.lease_ms
-        reply = self.scripts.claim(
-            token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host, lease_ms=lease_ms
-        )
+        try:
+            reply = self.scripts.claim(
+                token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host, lease_ms=lease_ms
+            )
+        except redis.OutOfMemoryError:
+            return "STAND BY"  # RQ couldn't even write that the horse has come back
         if reply == "ENDED":
             raise AttemptEnded(f"run {self.run} has ended")
         if isinstance(reply, Claim):
@@ -293,6 +318,16 @@ class State:
         """Forget a lost attempt: nothing more is to be done about its work-horse."""
         self.client.hdel(self.keys.holders, str(attempt))
 
+    # --- memory -----------------------------------------------------------------------------------------------
+
+    def pause(self, committed: int, memory: Memory) -> str:
+        """Let claims wait for memory, or note again how things are; return the script's word."""
+        return self.scripts.pause(committed, memory.used, f"waits for memory, {memory_in_words(memory)}")
+
+    def go_on(self, memory: Memory) -> str:
+        """Let claims go on; return the script's word."""
+        return self.scripts.pause(None, memory.used, memory_in_words(memory))
+
     # --- winners ----------------------------------------------------------------------------------------------
 
     def winners(self, phase: Phase) -> dict[TaskId, tuple[AttemptId, Outcome]]:
@@ -335,9 +370,8 @@ class State:
         return read_facts(self.client, self.keys, self.spec, workers=workers)
 
     def tell(self, what: str, subject: str, note: str) -> None:
-        """Add an event; nothing if the run is gone."""
-        fields = {"what": what, "subject": subject, "note": note}
-        self.client.xadd(self.keys.events, fields, maxlen=_BATCH, approximate=True, nomkstream=True)
+        """Add an event, unless the run is gone."""
+        self.scripts.tell(what, subject, note)
 
     def events(self, since: str = "0") -> tuple[str, list[Event]]:
         """Return the events after a position in the stream, and the position behind them."""

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
+import redis
+
 from rqmr.dispatch import Dispatch
-from rqmr.model import Facts, RunningAttempt
-from rqmr.scheduler import Advance, AskAfter, BackUp, Enqueue, Expire, Instruction, LookFor, Stop, decide, policy_of
+from rqmr.memory import shortage_failure
+from rqmr.model import Facts, RunningAttempt, RunState
+from rqmr.scheduler import (
+    Advance,
+    AskAfter,
+    BackUp,
+    Enqueue,
+    Expire,
+    GiveUp,
+    GoOn,
+    Instruction,
+    LookFor,
+    Pause,
+    Stop,
+    decide,
+    policy_of,
+)
+from rqmr.segments import drop_segments, segments_size
 from rqmr.state import State
 
 
@@ -15,11 +34,12 @@ def tick(state: State, dispatch: Dispatch) -> Facts | None:
     facts = state.facts(workers=dispatch.workers())
     if facts is not None:
         for instruction in decide(facts, policy_of(state.spec)):
-            _act(instruction, state, dispatch)
+            with contextlib.suppress(redis.OutOfMemoryError):  # the server is full: the next tick may get through
+                _act(instruction, facts, state, dispatch)
     return facts
 
 
-def _act(instruction: Instruction, state: State, dispatch: Dispatch) -> None:
+def _act(instruction: Instruction, facts: Facts, state: State, dispatch: Dispatch) -> None:
     match instruction:
         case Expire(attempt):
             state.expire(attempt)
@@ -36,6 +56,21 @@ def _act(instruction: Instruction, state: State, dispatch: Dispatch) -> None:
             _look_for(tickets, state, dispatch)
         case BackUp(attempt, worker):
             state.back_up(attempt, worker)
+        case Pause(committed, memory):
+            state.pause(committed, memory)
+        case GoOn(memory):
+            state.go_on(memory)
+        case GiveUp():
+            _give_up(facts, state)
+
+
+def _give_up(facts: Facts, state: State) -> None:
+    """Fail the run for want of memory; what it holds is kept for a resume, unless other runs need the room."""
+    failure = shortage_failure(facts, segments_size(state, facts.phase))
+    state.finish(RunState.FAILED, failure)
+    now = state.facts()
+    if facts.neighbours and now and now.failure == failure:  # else it has ended otherwise
+        drop_segments(state)
 
 
 def _ask_after(attempts: Sequence[RunningAttempt], state: State, dispatch: Dispatch) -> None:

@@ -142,7 +142,7 @@ class _Horse:
         """
         state, place = self._state, Place()
         attempt, task = claim.attempt, claim.attempt.task
-        sink = RedisSink(state, attempt)
+        sink = RedisSink(state, attempt, place)
         try:
             source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
             with self._heartbeat.beating(claim, place):

@@ -33,6 +33,7 @@ class Run(Silent):
         self.id = ""
         self.facts: Facts | None = None
         self.seen: list[Event] = []
+        self.output = output
         self._url = url
         self._future: Future[rqmr.Result] = Future()
 
@@ -81,6 +82,11 @@ class Run(Silent):
         return wait_until(
             lambda: self._over() or (self.facts is not None and predicate(self.facts)), timeout=timeout, what=what
         )
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it ended with, if it has ended and not well."""
+        return self._future.exception() if self._future.done() else None
 
     @property
     def is_over(self) -> bool:
@@ -193,19 +199,24 @@ class Bench:
     ) -> rqmr.Result:
         """Wait for the run; it gives what one without any fault gives, besides one group of counters."""
         result = run.result(timeout)
+        expected = self.assert_files(run, job, config)
+        assert {group: each for group, each in result.counters.items() if group != besides} == expected.counters
+        assert result.summary.records_read == expected.summary.records_read
+        assert result.summary.records_written == expected.summary.records_written
+        return result
+
+    def assert_files(self, run: Run, job: str, config: Config = CUT) -> rqmr.Result:
+        """The run's files are what one without any fault gives; return that one."""
         expected = rqmr.run(
             str(JOBS / f"{job}.py"), sorted(self.inputs.iterdir()), config=config,
             output=self.directory / f"oracle of {run.id}", inline=True,
         )  # fmt: skip
         for path in expected.paths:
-            assert (result.output / path.name).read_bytes() == path.read_bytes(), path.name
-        assert sorted(path.name for path in result.output.iterdir()) == [
+            assert (run.output / path.name).read_bytes() == path.read_bytes(), path.name
+        assert sorted(path.name for path in run.output.iterdir()) == [
             "_SUCCESS", *sorted(path.name for path in expected.paths),
         ]  # fmt: skip
-        assert {group: each for group, each in result.counters.items() if group != besides} == expected.counters
-        assert result.summary.records_read == expected.summary.records_read
-        assert result.summary.records_written == expected.summary.records_written
-        return result
+        return expected
 
     def marked(self, name: str) -> int:
         """How often a job left marks of that name."""

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 
 from rqmr.connection import connect
-from rqmr.sessions import members, processes
+from rqmr.server import find_server
+from rqmr.sessions import end_sessions, members, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = Path(__file__).resolve().parent / "jobs"
@@ -78,6 +81,8 @@ class Workers:
     url: str
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _keeper: threading.Thread | None = None
+    _is_stopped: threading.Event = field(default_factory=threading.Event)
 
     def start(
         self, count: int = 1, *arguments: str, queue: str = "rqmr", **environment: str
@@ -120,7 +125,55 @@ class Workers:
         signal_all(self.freeze(worker), signal.SIGKILL)
         worker.wait()
 
+    def keep(self, count: int) -> list[subprocess.Popen[bytes]]:
+        """Start workers, and start another for each that ends, as systemd does with `Restart=always`."""
+        kept = self.start(count)
+        self._keeper = threading.Thread(target=self._keep, args=(kept,))
+        self._keeper.start()
+        return kept
+
+    def _keep(self, kept: list[subprocess.Popen[bytes]]) -> None:
+        while not self._is_stopped.wait(0.1):
+            for slot, worker in enumerate(kept):
+                if worker.poll() is not None:
+                    end_sessions({worker.pid})  # systemd ends all that the unit has started
+                    kept[slot] = self.begin()
+
     def stop(self) -> None:
+        self._is_stopped.set()
+        if self._keeper:
+            self._keeper.join()
         for process in self.processes:
             signal_all([process.pid, *self.horses_of(process)], signal.SIGKILL)
             process.wait()
+
+
+@dataclass
+class RedisServer:
+    """A server of a test's own, to be tormented."""
+
+    directory: Path
+    options: Sequence[str] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self._sockets = tempfile.TemporaryDirectory(prefix="rqmr-test-")  # with a short path, as a socket's must be
+        self.url = f"unix://{self._sockets.name}/r.sock?db=0"
+
+    def start(self) -> None:
+        """Start it, without waiting for it."""
+        self.process = subprocess.Popen(
+            [str(find_server()), "--port", "0", "--unixsocket", f"{self._sockets.name}/r.sock", "--save", "",
+             "--dir", str(self.directory), "--maxmemory-policy", "noeviction", *self.options],
+            stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self._sockets.cleanup()

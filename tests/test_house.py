@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 
 FLOORS = [
     ["errors", "model", "config", "keys", "codec"],
-    ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "scheduler"],
+    ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "memory", "scheduler"],
     ["shuffle", "tasks"],
     ["connection", "scripts", "registry", "facts", "state", "segments", "heartbeat"],
     ["dispatch", "tick", "worker"],

@@ -8,6 +8,7 @@
 --   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  events
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  lease, ms  ARGV[4]  worker     ARGV[5]  host
 --   ARGV[6]  started ms ARGV[7]  records    ARGV[8]  bytes      ARGV[9]  fraction
+--   ARGV[10] 1 if it waits for memory, else 0
 --
 --   returns  "RENEWED" | "STALE" (another attempt won) | "ENDED" (the run has, or this attempt has)
 
@@ -34,6 +35,6 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[4], now + ARGV[3], ARGV[1])
 redis.call('PEXPIRE', KEYS[4], keep)
 redis.call('HSET', KEYS[5], 'worker', ARGV[4], 'host', ARGV[5], 'started', ARGV[6], 'renewed', now,
-  'records', ARGV[7], 'bytes', ARGV[8], 'fraction', ARGV[9])
+  'records', ARGV[7], 'bytes', ARGV[8], 'fraction', ARGV[9], 'waits', ARGV[10])
 redis.call('PEXPIRE', KEYS[5], ARGV[3])
 return 'RENEWED'

@@ -94,6 +94,7 @@ def test_data_survive_the_end_of_the_command(number: signal.Signals, data: Path,
         fork = int(read_line(parent))
         try:
             parent.send_signal(number)
+            wait_until(lambda: not alive({parent.pid}), timeout=5, what="it is dead, but not what it started")
             with durable(data, workers=1) as run, redis.Redis.from_url(run.wait_ready()) as client:
                 assert len(client.keys("key-*")) == 1000
                 wait_until(lambda: client.scard("rq:workers:q"), timeout=10, what="a worker is registered")

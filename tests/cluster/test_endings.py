@@ -460,11 +460,20 @@ def test_a_terminal_that_is_closed_ends_all_of_it(command: Command, terminal: tu
 # --- a named Redis ------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_leaves_nothing_of_a_run_in_a_named_redis(command: Command, redis_url: str, redis: Any) -> None:
-    command.start_stuck("sleep", "map", "--redis-url", redis_url)
+def kept(redis: Any) -> list[bytes]:
+    """What is kept in Redis, but the code, the index of runs, and how they ended."""
+    all_keys = redis.scan_iter("rqmr:*")
+    return [key for key in all_keys if not key.startswith((b"rqmr:code:", b"rqmr:runs")) and not key.endswith(b":end")]
+
+
+def test_ctrl_c_leaves_nothing_of_a_run_that_nobody_can_go_on_with(
+    command: Command, redis_url: str, redis: Any
+) -> None:
+    """Its output was for stdout."""
+    command.start_stuck("sleep", "map", "--redis-url", redis_url, "-o", "-")
     run = next(key.decode().split(":")[1] for key in redis.scan_iter("rqmr:*:leases"))
     command.assert_ends(130, began=command.signal(signal.SIGINT))
-    assert [key for key in redis.scan_iter("rqmr:*") if not key.startswith(b"rqmr:code:")] == []
+    assert kept(redis) == []
     assert not redis.llen("rq:queue:rqmr")
     assert not redis.smembers("rq:workers")
     forever = [key for key in redis.scan_iter("rq:*") if run.encode() in key and redis.ttl(key) == -1]
@@ -474,7 +483,7 @@ def test_ctrl_c_leaves_nothing_of_a_run_in_a_named_redis(command: Command, redis
 
 def test_a_killed_driver_of_a_named_redis_leaves_no_local_workers(command: Command, redis_url: str, redis: Any) -> None:
     """What is left in Redis has a TTL (see the fixture): another driver may go on with it."""
-    command.start_stuck("sleep", "map", "--redis-url", redis_url)
+    command.start_stuck("sleep", "map", "--redis-url", redis_url, "-o", "-")
     command.assert_ends(-9, began=command.signal(signal.SIGKILL))
     assert not redis.smembers("rq:workers")
 
@@ -483,13 +492,13 @@ def test_foreign_workers_are_free_soon_after_ctrl_c(command: Command, workers: W
     """They are told with the next heartbeat, and leave at the next record."""
     workers.start(2)
     command.start(
-        JOBS / "slow.py", command.input, "-p", "seconds=0.1", "--split-size", "4KiB", "-o", "out",
+        JOBS / "slow.py", command.input, "-p", "seconds=0.1", "--split-size", "4KiB", "-o", "-",
         "--redis-url", workers.url, "--lease", 1,
     )  # fmt: skip
     wait_until(lambda: list(redis.scan_iter("rqmr:*:lease:*")), timeout=10, what="a map runs")
     command.assert_ends(130, began=command.signal(signal.SIGINT))
-    assert [key for key in redis.scan_iter("rqmr:*") if not key.startswith(b"rqmr:code:")] == []
+    assert kept(redis) == []
     wait_until(lambda: not any(map(workers.horses_of, workers.processes)), timeout=2, what="no work-horse is left")
     wait_until(lambda: not redis.llen("rq:queue:rqmr"), timeout=2, what="no ticket is left")
     assert [worker.poll() for worker in workers.processes] == [None, None]
-    assert [key for key in redis.scan_iter("rqmr:*") if not key.startswith(b"rqmr:code:")] == []
+    assert kept(redis) == []

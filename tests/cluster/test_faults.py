@@ -128,7 +128,7 @@ def test_a_work_horse_that_was_stopped_until_the_run_was_over_does_no_harm(
     finally:
         os.kill(stopped, signal.SIGCONT)
     wait_until(lambda: not is_alive(stopped), timeout=10, what="it ends, as the run is over")
-    assert not list(redis.scan_iter(f"rqmr:{run.id}*")), "what it wrote after the end of the run"
+    assert list(redis.scan_iter(f"rqmr:{run.id}*")) == [f"rqmr:{run.id}:end".encode()], "it wrote after the run's end"
 
 
 def test_a_commit_that_comes_too_late_changes_nothing(workers: Workers, bench: Bench, redis: Any) -> None:
@@ -222,7 +222,8 @@ def test_code_that_always_raises_fails_the_run_after_four_attempts(
     assert "crash.py" in failure.traceback
     assert Path(failure.source).name == ("02.txt" if where == "map" else "")
     assert failure.record[-6:-1] == "crash"
-    assert not (bench.directory / "out0").exists()
+    out = bench.directory / "out0"
+    assert [path.name for path in out.iterdir()] == [f".rqmr-{run.id}"], "what a resume needs"
 
 
 def test_code_that_raises_and_then_succeeds_is_a_success(workers: Workers, bench: Bench) -> None:

@@ -31,7 +31,7 @@ def test_calls_of_which_a_third_end_their_process_are_made_until_all_have_succee
     seed = seed_of_this_run()
     bench.write(8)
     workers.start(3)
-    command = bench.command("fates", "-r", 4, "--split-size", 1, "--lease", 1)
+    command = bench.command("fates", "-r", 4, "--split-size", "4KiB", "--lease", 1)
     command.start(marks=bench.marks, seed=seed, seconds=1)
 
     def is_over() -> bool:

@@ -32,7 +32,7 @@ def test_the_values_of_a_key_have_an_order_that_no_worker_decides(
     for seed in "12":
         workers.begin(PYTHONHASHSEED=seed)
     command = bench.command(
-        "indexer", "-r", 2, "--split-size", 1, "-p", f"ascending={ascending}",
+        "indexer", "-r", 2, "--split-size", "4KiB", "-p", f"ascending={ascending}",
         inputs=[bench.inputs / name for name in names],
     )  # fmt: skip
     command.start(marks=bench.marks, last=names[0], others=7)

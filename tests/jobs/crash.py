@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 
 from marks import count, first, wait_for
@@ -20,7 +21,7 @@ class Crash(Job):
     marks: str = ""  # a directory
     at: str = "crash"
     times: int = 0
-    how: str = "exit"  # exit, kill, segfault, stop, hold; error, quit, interrupt, odd
+    how: str = "exit"  # exit, kill, segfault, stop, hold, grip, hang; error, quit, interrupt, odd
     where: str = "map"  # or reduce
     gate: str = ""  # a word: who meets it waits until there is a file "open"
 
@@ -67,6 +68,12 @@ class Crash(Job):
 
     def hold(self) -> None:
         ctypes.PyDLL(None).usleep(1_800_000)  # unlike CDLL, it keeps the interpreter to itself: no heartbeat
+
+    def grip(self) -> None:
+        ctypes.PyDLL(None).usleep(60_000_000)
+
+    def hang(self) -> None:
+        time.sleep(60)
 
     def error(self) -> None:
         raise ValueError("this is the job's own error")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -83,11 +83,13 @@ class Run:
     ) -> str:
         return self.scripts.renew(claim, worker=worker, host="somewhere", lease_ms=lease_ms, progress=progress)
 
-    def write(self, claim: Claim, *partitions: int, records: int = 10, size: int = 100, **told: Any) -> Outcome:
+    def write(
+        self, claim: Claim, *partitions: int, records: int = 10, size: int = 100, content: bytes = b"", **told: Any
+    ) -> Outcome:
         """Write a segment for each of the partitions, and return what there is to commit."""
         sink = RedisSink(self.state, claim.attempt)
         for partition in partitions:
-            sink.write(partition, 0, f"{claim.attempt} for {partition}".encode())
+            sink.write(partition, 0, content or f"{claim.attempt} for {partition}".encode())
         sink.flush()
         return Outcome(records, size, 0, told.pop("counters", {}), bitmap(set(partitions)), **told)
 
@@ -195,6 +197,13 @@ def make_run(redis: Any) -> MakeRun:
 
 def split(index: int) -> Split:
     return Split((Piece(f"{index}.txt", f"/in/{index}.txt".encode(), 0, 100, 100),))
+
+
+@pytest.fixture
+def maxmemory(redis: Any) -> Iterator[Callable[[int], None]]:
+    """Set the server's memory limit, in bytes, until the test ends."""
+    yield lambda limit: redis.config_set("maxmemory", limit)
+    redis.config_set("maxmemory", 0)
 
 
 @pytest.fixture

@@ -18,6 +18,14 @@ def test_a_lease_begins_anew_with_how_far_the_attempt_is(run):
     assert run.redis.pttl(run.keys.lease(claim.attempt)) > run.spec.lease_ms
 
 
+def test_a_beat_tells_that_the_attempt_waits_for_memory(run):
+    """The scheduler has to know who can't go on."""
+    claim = run.claim()
+    for waits in (True, False):
+        run.renew(claim, progress=Progress(waits=waits))
+        assert [each.progress.waits for each in run.state.facts().running] == [waits]
+
+
 def test_renewing_twice_changes_nothing_but_the_lease(run):
     """A beat that is repeated is one more beat."""
     claim = run.claim()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from rqmr.errors import AttemptEnded, PhaseReopened
 from rqmr.keys import segment_field
 from rqmr.model import Kind, Outcome, Phase, TaskId, bitmap
 from rqmr.segments import RedisSegments, RedisSink
+from rqmr.tasks import Place
 
 #: A reader whose own task isn't committed.
 NOBODY = TaskId(9, Kind.REDUCE, 0)
@@ -181,3 +184,106 @@ def test_writing_for_an_ended_run_ends_the_attempt(run, ending):
     sink.discard()
 
     assert run.dump() == before
+
+
+# --- a server that is nearly full -----------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+class Writer(threading.Thread):
+    """An attempt that writes ten chunks of 400 KiB, as a work-horse does; its heartbeat is the test."""
+
+    def __init__(self, run):
+        super().__init__(daemon=True)
+        self.claim, self.place, self.error = run.claim(), Place(), None
+        self._sink = RedisSink(run.state, self.claim.attempt, self.place)
+        self.outcome = Outcome(1, 1, 0, {}, bitmap({0}))
+        self.start()
+
+    def run(self):
+        try:
+            for number in range(10):
+                self._sink.write(0, (number + 1) % 10, bytes([number]) * 400_000)
+            self._sink.flush()
+        except Exception as error:
+            self.error = error
+
+
+def used(redis):
+    return redis.info("memory")["used_memory"]
+
+
+def test_writing_waits_for_memory_and_is_whole_in_the_end(run, redis, maxmemory):
+    """What doesn't fit is not sent, so nobody is refused anything; when others have freed some, it goes on."""
+    redis.config_resetstat()
+    redis.setrange("ballast", 8 * MIB, b"x")  # made there: what is being received counts, too
+    maxmemory(used(redis) + 3 * MIB)
+    writer = Writer(run)
+    run.wait_until(lambda: writer.place.waits and redis.hlen(run.keys.shuffle(0, 0)))
+    written = redis.hlen(run.keys.shuffle(0, 0))
+    assert 1 <= written <= 6
+    assert used(redis) < redis.info("memory")["maxmemory"] - MIB // 2
+
+    redis.delete("ballast")
+    writer.join(10)
+
+    assert writer.error is None
+    assert not writer.place.waits
+    assert redis.hlen(run.keys.shuffle(0, 0)) == 10
+    assert run.commit(writer.claim, writer.outcome) == ["COMMITTED", 1]
+    assert "errorstat_OOM" not in redis.info("errorstats")
+
+
+def test_who_waits_for_memory_hears_when_to_stop(run, redis, maxmemory):
+    """Its work isn't wanted any more."""
+    maxmemory(used(redis) + MIB // 2)
+    writer = Writer(run)
+    run.wait_until(lambda: writer.place.waits)
+
+    writer.place.stopped = True
+    writer.join(5)
+
+    assert isinstance(writer.error, AttemptEnded)
+
+
+def test_a_write_that_is_refused_is_repeated(run, redis, maxmemory):
+    """So little that nobody asked before, or the server may not be asked."""
+    claim, place = run.claim(), Place()
+    sink = RedisSink(run.state, claim.attempt, place)
+    for number in (1, 0):
+        sink.write(0, number, b"little")
+    maxmemory(1)
+    freed = threading.Timer(0.3, lambda: redis.config_set("maxmemory", 0))
+    freed.start()
+
+    sink.flush()
+
+    freed.join()
+    assert redis.hlen(run.keys.shuffle(0, 0)) == 2
+    assert not place.waits
+
+
+def test_what_is_sent_at_a_time_leaves_as_much_to_every_other_connection(run, redis, maxmemory):
+    """Several attempts look at the same moment, and what they then send has room."""
+    maxmemory(used(redis) + 6 * MIB)
+    claim = run.claim()
+    sink = RedisSink(run.state, claim.attempt)
+    others = [redis.client() for _ in range(60)]
+    with redis.monitor() as monitor:
+        for number in range(3):
+            sink.write(0, (number + 1) % 3, bytes(100_000))
+        sink.flush()
+        redis.echo("done")
+        told = _until_done(monitor)
+    for other in others:
+        other.close()
+    assert sum(command.startswith("INFO memory") for command in told) == 3
+    assert redis.hlen(run.keys.shuffle(0, 0)) == 3
+
+
+def _until_done(monitor):
+    told = []
+    while "done" not in (command := monitor.next_command()["command"]):
+        told.append(command[:40])
+    return told

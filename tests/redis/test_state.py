@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from rqmr import keys
-from rqmr.errors import AttemptEnded, MixedKeysError, RqmrError
+from rqmr.errors import AttemptEnded, MixedKeysError, RefusedError, RqmrError
 from rqmr.model import Failure, Kind, Outcome, Phase, PhaseFacts, Piece, RunState, Settings, Split, TaskId
 from rqmr.state import State
 
@@ -51,6 +51,32 @@ def test_a_run_of_thousands_of_maps_is_whole(make_run):
     assert run.line() == [str(task) for task in run.spec.tasks(0)]
     assert run.redis.hlen(run.keys.splits) == 2_345
     assert run.state.split(2_344).pieces[0].name == "2344.txt"
+
+
+def test_a_full_server_takes_no_new_run(make_run, redis, maxmemory):
+    """It is told with what is used, and nothing of the run is left."""
+    maxmemory(1 << 20)
+    redis.ping()
+
+    with pytest.raises(
+        RefusedError, match=r"the Redis server is full \(\d+\.\d of 1\.0 MiB used\): it takes no new run"
+    ):
+        make_run()
+
+    assert not list(redis.scan_iter("rqmr:wordcount*"))
+    assert not redis.zcard("rqmr:runs")
+    maxmemory(0)
+    assert make_run().claim()
+
+
+def test_a_full_server_resumes_no_run(run, maxmemory):
+    """As a resume writes the code again."""
+    run.end("failed")
+    maxmemory(1)
+    with pytest.raises(RefusedError, match="it takes no new run"):
+        run.state.resume(run.spec, b"the code", fresh=False)
+    maxmemory(0)
+    assert run.state.resume(run.spec, b"the code", fresh=False)
 
 
 def test_the_runs_own_hash_is_written_last(make_run, redis):

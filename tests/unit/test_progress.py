@@ -6,6 +6,7 @@ import io
 import re
 import time
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -29,11 +30,13 @@ from rqmr.model import (
     Facts,
     Header,
     Kind,
+    Memory,
     Phase,
     PhaseFacts,
     Progress,
     RunningAttempt,
     RunState,
+    Shortage,
     TaskId,
 )
 from rqmr.progress import LiveView, LogView, bar, choose_view, share_out
@@ -330,6 +333,40 @@ def test_that_nobody_listens_is_told_after_a_second_with_what_to_do() -> None:
     view.end()
 
 
+def test_workers_that_are_listed_but_never_heard_of_are_told() -> None:
+    """RQ lists those who were killed, too."""
+    view, stream, now = live()
+    assert "no sign of life" not in "\n".join(picture(view, stream, now, facts(START), facts(START + 2_999)))
+    late = picture(view, stream, now, facts(START + 3_000))
+    assert any(line.startswith("no sign of life from 8 listed workers: busy") for line in late), late
+    assert "  rq worker rqmr --url redis://db:6379/0" in late
+    view.end()
+
+
+def test_attempts_that_fell_silent_all_at_once_are_told_with_what_becomes_of_them() -> None:
+    """All workers are gone: until the leases end nothing shows it but the silence."""
+    view, stream, now = live()
+    first = facts(START, running=(attempt(0, now=START, age=0),))
+    told = [facts(START + later, running=(attempt(0, now=START, age=0),), workers=1) for later in (4_000, 7_000, 8_000)]
+    lines = picture(view, stream, now, first, *told)
+    assert "  what they had is another's in 8 s" in lines
+    assert any(line.startswith("no sign of life from 1 listed worker:") for line in lines)
+    view.end()
+
+
+def test_that_a_run_waits_for_memory_is_told_with_what_is_used_and_who_can_not_write() -> None:
+    view, stream, now = live()
+    waiting = msgspec.structs.replace(attempt(0), progress=Progress(5, 5, 0.9, waits=True))
+    short = msgspec.structs.replace(
+        facts(running=(waiting, attempt(1))), memory=Memory(1800 << 20, 2 << 30), shortage=Shortage(START, 0, 0)
+    )
+    lines = picture(view, stream, now, facts(), short)
+    assert "waits for memory: 1.8 of 2.0 GiB used on the server; 1 attempt can't write" in lines
+    assert any("map 1" in line for line in lines)
+    assert not any("waits for memory" in line for line in picture(view, stream, now, facts(START + 6000)))
+    view.end()
+
+
 def test_the_final_picture_has_the_bars_only_and_gives_the_cursor_back() -> None:
     view, stream, now = live()
     picture(view, stream, now, facts(running=(attempt(0),)), events=(Event(START, "failed", "s0-m0001-a1", "boom"),))
@@ -429,6 +466,11 @@ def test_a_log_tells_what_happens_without_escape_codes() -> None:
     view.begin(HEADER)
     noisy = [Event(START, "claimed", "s0-m0000-a1", ""), Event(START, "committed", "s0-m0000-a1", "")]
     view.update(facts(), [*noisy, Event(START, "failed", "s0-m0001-a1", "\x1b[31mboom\x1b[0m")])
+    paused = [
+        Event(START, "paused", "run", "waits for memory, 9.0 of 10.0 MiB used"),
+        Event(START, "went on", "run", ""),
+    ]
+    view.update(facts(), paused)
     view.update(facts(START + 12_000, committed=40), [Event(START, "backed up", "s0-m0002-a1", "slow on rqmr-1a2b-w1")])
     view.printed("rqmr-1a2b-w1", "[red]x[/red]\x1b[31m")
     view.note("worker rqmr-1a2b-w1 died")
@@ -439,6 +481,8 @@ def test_a_log_tells_what_happens_without_escape_codes() -> None:
         "40 map tasks, 8 reduce tasks",
         "map 1 failed: boom",
         "map begins: 40 tasks",
+        "run paused: waits for memory, 9.0 of 10.0 MiB used",
+        "run went on",
         "map 2 backed up: slow on w1",
         "map is done: 40 tasks in 0:12, 400,000 records, 40.0 MiB",
         "w1 | [red]x[/red]",

@@ -12,17 +12,36 @@ from rqmr.model import (
     Facts,
     Kind,
     LostAttempt,
+    Memory,
+    Neighbour,
     Phase,
     PhaseFacts,
     Progress,
     RunningAttempt,
     RunState,
+    Shortage,
     TaskId,
 )
-from rqmr.scheduler import Advance, AskAfter, BackUp, Enqueue, Expire, LookFor, Policy, Stop, decide, is_complete
+from rqmr.scheduler import (
+    Advance,
+    AskAfter,
+    BackUp,
+    Enqueue,
+    Expire,
+    GiveUp,
+    GoOn,
+    LookFor,
+    Pause,
+    Policy,
+    Stop,
+    decide,
+    is_complete,
+)
 
 NOW = 1_700_000_000_000
 USUAL = Policy()
+ENOUGH = Memory(used=50, limit=100)
+SHORT = Memory(used=90, limit=100)
 
 
 def attempt(
@@ -35,6 +54,7 @@ def attempt(
     left_ms: int = 10_000,
     started_ms: int | None = None,
     worker: str | None = None,
+    waits: bool = False,
 ) -> RunningAttempt:
     """An attempt that began `age_ms` ago and whose lease ends in `left_ms`."""
     return RunningAttempt(
@@ -44,7 +64,7 @@ def attempt(
         started_ms=NOW - age_ms if started_ms is None else started_ms,
         deadline_ms=NOW + left_ms,
         renewed_ms=NOW,
-        progress=Progress(fraction=fraction),
+        progress=Progress(fraction=fraction, waits=waits),
     )
 
 
@@ -61,7 +81,9 @@ def facts(
     state: RunState = RunState.RUNNING,
     has_standby: bool = True,
     lost: tuple[LostAttempt, ...] = (),
-    is_full: bool = False,
+    memory: Memory = ENOUGH,
+    shortage: Shortage | None = None,
+    neighbours: tuple[Neighbour, ...] = (),
 ) -> Facts:
     """A run of two phases; what of the current phase neither runs nor waits is committed."""
 
@@ -84,7 +106,9 @@ def facts(
         failure=None,
         has_standby=has_standby,
         lost=lost,
-        is_full=is_full,
+        memory=memory,
+        shortage=shortage,
+        neighbours=neighbours,
         workers=workers,
     )
 
@@ -220,8 +244,8 @@ def test_where_all_ends_with_the_driver_nobody_stands_by():
 
 def test_a_full_server_brings_no_horses_but_the_one_that_stands_by():
     """They would find nothing to claim, again and again."""
-    assert enqueued(facts(pending=(8, 0), workers=4, is_full=True)) == 0
-    assert enqueued(facts(pending=(8, 0), workers=4, is_full=True, has_standby=False)) == 1
+    assert enqueued(facts(pending=(8, 0), workers=4, shortage=since(0))) == 0
+    assert enqueued(facts(pending=(8, 0), workers=4, shortage=since(0), has_standby=False)) == 1
 
 
 # --- silence ------------------------------------------------------------------------------------------------------
@@ -400,3 +424,122 @@ def test_an_attempt_of_which_nothing_is_known_is_not_slow():
     unknown = attempt(0, started_ms=0, worker="")
 
     assert backed_up(facts(unknown, median_ms=10_000)) == []
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def since(seconds: float, *, committed: int = 9, used: int = 90) -> Shortage:
+    """Claims wait, and `seconds` ago there was last a reason to hope for memory."""
+    return Shortage(NOW - int(seconds * 1000), committed, used)
+
+
+def about_memory(told: Facts) -> list[Pause | GoOn | GiveUp]:
+    return [each for each in decide(told) if isinstance(each, Pause | GoOn | GiveUp)]
+
+
+@pytest.mark.parametrize(("used", "pauses"), [(84, False), (85, True), (99, True), (120, True)])
+def test_claims_wait_from_85_percent_on(used, pauses):
+    """What runs then has room to end."""
+    memory = Memory(used, 100)
+    told = facts(attempt(0), memory=memory, pending=(3, 0))
+
+    assert about_memory(told) == ([Pause(6, memory)] if pauses else [])
+
+
+def test_without_a_limit_claims_never_wait():
+    """A server without maxmemory, or one that may not be asked."""
+    assert about_memory(facts(pending=(3, 0), memory=Memory(10**12, 0))) == []
+
+
+def test_claims_wait_when_an_attempt_does_however_much_memory_there_is():
+    """What it has to write may be more than is left."""
+    assert about_memory(facts(attempt(0, waits=True), memory=ENOUGH)) == [Pause(9, ENOUGH)]
+
+
+def test_tasks_that_write_no_segments_never_wait():
+    """The last phase writes part files; with it the run's memory comes free."""
+    assert about_memory(facts(phase=1, pending=(0, 2), memory=SHORT)) == []
+    assert about_memory(facts(phase=1, pending=(0, 2), memory=SHORT, shortage=since(99))) == [GoOn(SHORT)]
+
+
+@pytest.mark.parametrize(("used", "goes_on"), [(90, False), (81, False), (80, False), (79, True)])
+def test_claims_go_on_below_80_percent(used, goes_on):
+    """Not as soon as it falls below 85, or they would come and go."""
+    memory = Memory(used, 100)
+    told = facts(pending=(1, 0), memory=memory, shortage=since(1, used=used))
+
+    assert about_memory(told) == ([GoOn(memory)] if goes_on else [])
+
+
+def test_claims_do_not_go_on_while_an_attempt_waits():
+    """It was there first."""
+    assert GoOn not in map(type, about_memory(facts(attempt(0, waits=True), memory=ENOUGH, shortage=since(5))))
+
+
+def test_after_fifteen_seconds_in_vain_the_run_is_given_up():
+    """Nothing runs, nothing was committed, no memory came free, and there is no other run."""
+    told = facts(pending=(1, 0), memory=SHORT, shortage=since(15))
+    assert about_memory(told) == []
+
+    told = facts(pending=(1, 0), memory=SHORT, shortage=since(15.1))
+    assert about_memory(told) == [GiveUp(SHORT)]
+
+
+def test_attempts_that_wait_themselves_are_no_reason_to_hope():
+    """They wait for the same memory."""
+    told = facts(attempt(0, waits=True), memory=SHORT, shortage=since(16))
+
+    assert about_memory(told) == [GiveUp(SHORT)]
+
+
+@pytest.mark.parametrize(
+    ("running", "shortage"),
+    [
+        ([attempt(0, waits=True), attempt(1)], since(16, committed=8)),
+        ([attempt(0, waits=True)], since(16, committed=7)),
+        ([attempt(0, waits=True)], since(16, used=92)),
+    ],
+    ids=["another attempt works", "a task was committed", "memory came free"],
+)
+def test_whatever_moves_is_a_reason_to_go_on_waiting(running, shortage):
+    """It is noted, and patience begins anew."""
+    told = facts(*running, memory=SHORT, shortage=shortage)
+
+    assert about_memory(told) == [Pause(told.committed, SHORT)]
+
+
+def test_a_reason_to_hope_is_noted_once_a_second():
+    """Ticks are more frequent than that."""
+    told = facts(attempt(0), memory=SHORT, shortage=since(0.9))
+
+    assert about_memory(told) == []
+
+
+WORKING = Neighbour(is_younger=False, is_full=False, is_at_work=True, is_attended=True)
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "waits"),
+    [
+        (WORKING, True),  # its end frees memory
+        (msgspec.structs.replace(WORKING, is_younger=True), True),
+        (msgspec.structs.replace(WORKING, is_at_work=False), False),  # it waits for workers, or for ever
+        (msgspec.structs.replace(WORKING, is_full=True), False),  # the older one waits for this one
+        (msgspec.structs.replace(WORKING, is_full=True, is_younger=True), True),
+        (msgspec.structs.replace(WORKING, is_full=True, is_younger=True, is_attended=False), False),
+    ],
+)
+def test_of_runs_that_all_wait_the_youngest_gives_way(neighbour, waits):
+    """The others wait for it; and for a run that gets on, whatever its age."""
+    told = facts(pending=(1, 0), memory=SHORT, shortage=since(16), neighbours=(neighbour,))
+
+    assert about_memory(told) == [Pause(9, SHORT) if waits else GiveUp(SHORT)]
+
+
+def test_nobody_is_backed_up_while_memory_is_short():
+    """A second attempt would write as much again."""
+    slow = attempt(0, age_ms=60_000, waits=True)
+
+    assert backed_up(facts(slow, median_ms=1000)) == [0]
+    assert backed_up(facts(slow, median_ms=1000, shortage=since(1), memory=SHORT)) == []
