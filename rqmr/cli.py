@@ -67,8 +67,8 @@ def main() -> None:
         for number in _SIGNALS:  # what is raised while Python ends would be printed, and change nothing
             signal.signal(number, signal.SIG_IGN)
         name = signal.Signals(ended.signal).name
-        notes = getattr(ended, "__notes__", ["the run was cancelled, and no incomplete output is left"])
-        _fail(128 + ended.signal, f"rqmr: ended by {name}; {notes[0]}")
+        notes = "".join(f"; {note}" for note in getattr(ended, "__notes__", []))
+        _fail(128 + ended.signal, f"rqmr: ended by {name}{notes}")
     except BrokenPipeError:
         _fail(1, "")
 
@@ -196,21 +196,32 @@ def run(
             inline=inline,
             overwrite=overwrite,
         )
-        if detach:
-            typer.echo(submit(request, view))
-            return
         try:
+            if detach:
+                _tell_id(submit(request, view), as_json=as_json)
+                return
             summary = execute(request, view)
         except RunFailed as error:
             if as_json:
                 state = "left" if isinstance(error, RunLeft) else "failed"
                 _print_json({"state": state, "job": job, "failure": _plain(error.failure)})
             raise
+        except _Ended as ended:
+            if not hasattr(ended, "__notes__"):
+                ended.add_note("the run was cancelled, and no incomplete output is left")
+            raise
         view.end()
         _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
 
 
 commands.register(app)
+
+
+def _tell_id(run: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"state": "running", "run": run})
+    else:
+        typer.echo(run)
 
 
 def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:

@@ -160,7 +160,7 @@ def _description(told: Status) -> list[str]:
     for attempt in told.attempts:
         age = clock(told.now_ms - attempt.started_ms)
         who = short_worker(attempt.worker, attempt.host)
-        lines.append(f"  {attempt.id}  {int(attempt.progress.fraction * 100)}%  {age}  on {who}")
+        lines.append(f"  {attempt.id}  {int(attempt.fraction * 100)}%  {age}  on {who}")
     if told.state in ("running", "stalled", "uncollected"):
         lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen")
     if told.state in _ADVICE:

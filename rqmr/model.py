@@ -44,11 +44,6 @@ def new_run_id(job_name: str) -> str:
     return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
 
 
-def is_run_id(text: str) -> bool:
-    """Whether `new_run_id` can have made it."""
-    return re.fullmatch(rf"[A-Za-z0-9_-]{{1,60}}-[{_ID_ALPHABET}]{{6}}", text, re.ASCII) is not None
-
-
 class Phase(Struct, frozen=True):
     """The map or the reduce half of a step, and how many tasks it has.
 
@@ -169,6 +164,7 @@ class Spec(Struct, frozen=True):
     skip_bad: int = 0  # records that may be left out
     ends_with_driver: bool = False  # its server or its output does, so nobody else can go on with it
     shapes: tuple[str, ...] = ()  # what each step's segments hold
+    is_cut: bool = True  # whether map tasks may read parts of files
     input_bytes: int = 0
     plan: str = ""  # one line
     protocol: int = PROTOCOL

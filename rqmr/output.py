@@ -150,6 +150,19 @@ class Output:
             self.discard()
             raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
 
+    def prepare_again(self) -> None:
+        """Create the stage of a run that goes on, if it is gone.
+
+        Raises:
+            OutputError: it can't be made, or the directory has an output by now.
+        """
+        if not self.stage.is_dir() and (self.directory / SUCCESS).exists():
+            raise OutputError(f"{self.directory} has another output by now: move it away first")
+        try:
+            self.stage.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
+
     def _check(self, *, overwrite: bool) -> None:
         if not self.directory.exists():
             return
@@ -175,7 +188,7 @@ class Output:
             OutputError: a part is neither in the stage nor in its place.
         """
         self._put_away(self._outdated(len(parts)))
-        paths = [self.directory / f"part-{index:05d}" for index in range(len(parts))]
+        paths = [self._path_of(index) for index in range(len(parts))]
         for part, path in zip(parts, paths, strict=True):
             source = self.stage / part.file
             self._collected.append(path)
@@ -189,6 +202,16 @@ class Output:
         (self.directory / SUCCESS).touch()
         self._collected.clear()
         return paths
+
+    def withdraw(self, parts: Iterable[tuple[int, Part]]) -> None:
+        """Remove those of the parts, each of them with its number, that were moved to their names without _SUCCESS."""
+        if not (self.directory / SUCCESS).exists():
+            for index, part in parts:
+                if _is_same(path := self._path_of(index), part):
+                    path.unlink()
+
+    def _path_of(self, index: int) -> Path:
+        return self.directory / f"part-{index:05d}"
 
     def take_back(self, paths: Iterable[Path]) -> None:
         """Remove what was collected."""

@@ -70,7 +70,7 @@ class Terminal:
         """Wait for its end, with one of these exit statuses."""
         wait_until(lambda: self.is_over, timeout=timeout, what="the command exits")
         assert self.process.returncode in statuses, f"status {self.process.returncode}\n{self.stdout}\n{self.stderr}"
-        assert "Traceback (most recent call last):\n  File \"<" not in self.stderr
+        assert 'Traceback (most recent call last):\n  File "<' not in self.stderr
         assert "rqmr/cli.py" not in self.stderr, self.stderr
         return self
 
@@ -180,7 +180,9 @@ class Desk:
         """What is in the output, and what a terminal told of it, is the oracle's, byte for byte and counter for counter."""
         found = files(self.cwd / output)
         oracle = self.do(*self.run(job, *options, "--inline", output=f"oracle-{len(self.terminals)}"))
-        expected = files(next(path for path in self.cwd.glob("oracle-*") if path.name.endswith(str(len(self.terminals) - 1))))
+        expected = files(
+            next(path for path in self.cwd.glob("oracle-*") if path.name.endswith(str(len(self.terminals) - 1)))
+        )
         assert found == expected
         assert told(terminal) == told(oracle)
         return found
