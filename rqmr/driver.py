@@ -165,10 +165,11 @@ class Driver:
             problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
             raise RunLeft(Failure(problem)) from error
         summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
-        if self._end(RunState.SUCCEEDED, summary=summary) == RunState.CANCELLED:
+        end = self._end(RunState.SUCCEEDED, summary=summary)
+        if end and end.state == RunState.CANCELLED:
             self._output.take_back(paths)
             raise RunCancelled(f"run {self._spec.run} was cancelled")
-        return summary
+        return end.summary if end and end.summary else summary
 
     def _unreachable(self, error: redis.RedisError) -> Failure:
         told = f"Redis doesn't answer any more: {error}"
@@ -182,7 +183,7 @@ class Driver:
 
     def _end(
         self, state: RunState, failure: Failure | None = None, *, summary: Summary | None = None, seen: bool = False
-    ) -> RunState | None:
+    ) -> End | None:
         """End the run as `end_run` does, if that is this command's business, and if Redis answers at once."""
         if self._is_only_watching:
             return None
@@ -203,33 +204,35 @@ def end_run(
     *,
     summary: Summary | None = None,
     seen: bool = False,
-) -> RunState | None:
-    """Give a run its last state, unless it has another one already; return that, None if nobody knows any more.
+) -> End | None:
+    """Give a run its last state, unless it has another one already; return how it ended, None if nobody knows.
 
-    How it ended is written down, and what nobody needs any more is removed: its tickets, and its keys unless they are
-    for a resume. Can be repeated. `seen`: it was seen in that state, and is given none.
+    That is written down, and what nobody needs any more is removed: its tickets, and its keys unless they are for a
+    resume. Can be repeated. `seen`: it was seen in that state, and is given none.
     """
     of_run = State(client, spec.run)
     of_run.adopt(spec)
     facts = of_run.facts()
-    if facts is None:  # somebody else has done it
-        known = registry.read_end(client, spec.run)
-        return known.state if known else None
-    end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
-    last = of_run.finish(state, failure, end, seen=seen)
-    if last in (None, RunState.RUNNING):  # a failed run is resumed just now
-        return last
-    dispatch = Dispatch(client, spec.queue)
+    if facts is not None:  # else somebody else has done it
+        end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
+        last = of_run.finish(state, failure, end, seen=seen)
+        if last == RunState.RUNNING:  # it failed, and is resumed just now
+            return None
+        _clear_away(of_run, last, facts)
+    return registry.read_end(client, spec.run)
+
+
+def _clear_away(of_run: State, last: RunState | None, facts: Facts) -> None:
+    dispatch = Dispatch(of_run.client, of_run.spec.queue)
     dispatch.drop(of_run.tickets())
     for lost in facts.lost:  # its work-horse may be stuck in it, beyond hearing that the run is over
         dispatch.stop(lost.ticket)
-    if last == RunState.FAILED and not spec.ends_with_driver:
+    if last == RunState.FAILED and not of_run.spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
         of_run.depose()
         of_run.touch()
     else:
         of_run.unlink()
-    return last
 
 
 def _pause(age: float) -> float:

@@ -171,9 +171,9 @@ def cancel(run: str, where: Where) -> None:
             told = _ENDED[state or RunState.CANCELLED]
             raise RefusedError(f"run {run} {told} already; rqmr rm {run}{where.option} removes what is left of it")
         parts = _parts(found.state, found.spec)
-        last = end_run(found.server.client, found.spec, RunState.CANCELLED)
-        if last != RunState.CANCELLED:
-            raise RefusedError(f"run {run} {_ENDED[last or RunState.SUCCEEDED]} just now")
+        end = end_run(found.server.client, found.spec, RunState.CANCELLED)
+        if end and end.state != RunState.CANCELLED:
+            raise RefusedError(f"run {run} {_ENDED[end.state]} just now")
         _discard(found.spec.output, run, parts)
 
 
