@@ -151,8 +151,8 @@ def _row(told: Status) -> tuple[str, ...]:
 def _description(told: Status) -> list[str]:
     from rqmr.meter import clock, report, short_worker
 
-    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}, on {told.server}"]
-    lines.append(f"output  {_short(told.output)}")
+    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}"]
+    lines += [f"server    {told.server}", f"output    {_short(told.output)}"]
     for each in told.phases:
         counts = [f"{each.committed}/{each.tasks} committed", f"{each.running} running", f"{each.pending} pending"]
         counts += [f"{each.lost} lost"] * bool(each.lost) + [f"{each.failed} failed"] * bool(each.failed)

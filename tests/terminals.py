@@ -133,13 +133,17 @@ class Desk:
         return self.open(*arguments, **options).ends(status)
 
     def run(
-        self, job: str | Path, *options: object, output: str = "out", struck: str = "", **params: object
-    ) -> Terminal:
+        self, job: str | Path, *options: object, output: str = "out", url: str | None = None, struck: str = "", tmp: str = "",
+        **params: object
+    ) -> Terminal:  # fmt: skip
         """Begin a run of a map task a file. `struck`: MODULE FUNCTION NTH SIGNAL, where it is struck."""
         path = JOBS / f"{job}.py" if isinstance(job, str) else job
         given = [text for name, value in params.items() for text in ("-p", f"{name}={value}")]
         inputs = sorted(self.inputs.iterdir())
-        return self.open("run", path, *inputs, *OPTIONS, "-o", output, *options, *given, STRUCK=struck)
+        return self.open(
+            "run", path, *inputs, *OPTIONS, "-o", output, *options, *given, STRUCK=struck, TMPDIR=tmp,
+            RQMR_REDIS_URL=self.environment["RQMR_REDIS_URL"] if url is None else url,
+        )  # fmt: skip
 
     def begin(self, job: str | Path, *options: object, **told: Any) -> tuple[Terminal, str]:
         """Begin a run with a place for its marks, and wait until it has an id."""
