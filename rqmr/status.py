@@ -40,8 +40,8 @@ class Status(Struct, frozen=True):
 
     run: str
     job: str
-    #: A RunState; of one that runs also "stalled" (nobody drives or works) or "uncollected" (all its tasks are done);
-    #: "unknown" of one that another release of rqmr has made.
+    #: A RunState; of one that runs also "waiting" (for a worker), "stalled" (nobody drives or works) or "uncollected"
+    #: (all its tasks are done); "unknown" of one that another release of rqmr has made.
     state: str
     began_ms: int
     now_ms: int  # or when it ended
@@ -50,7 +50,8 @@ class Status(Struct, frozen=True):
     phases: tuple[PhaseStatus, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
     driver: str = ""
-    workers: int = 0  # that listen on its queue
+    queue: str = ""
+    workers: int = 0  # that listen on it
     summary: Summary | None = None
     failure: Failure | None = None
 
@@ -60,7 +61,9 @@ def _state_of(facts: Facts) -> str:
         return facts.state
     if is_complete(facts):
         return "uncollected"
-    return "running" if facts.has_standby or facts.running else "stalled"
+    if facts.has_standby or facts.running:
+        return "running"
+    return "waiting" if facts.tickets else "stalled"
 
 
 def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> Status:
@@ -76,6 +79,7 @@ def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> S
         phases=_phases_of(facts),
         attempts=tuple(map(_attempt, facts.running)),
         driver=facts.driver,
+        queue=spec.queue,
         workers=facts.workers,
         failure=facts.failure,
     )

@@ -16,10 +16,12 @@ from harness import JOBS, wait_until
 
 import rqmr
 from rqmr import registry
+from rqmr.access import Where
 from rqmr.config import Config
 from rqmr.connection import connect
 from rqmr.errors import AttemptEnded
 from rqmr.model import End, Facts, RunState
+from rqmr.runs import status_of
 from rqmr.sessions import members, send
 from rqmr.state import State
 
@@ -114,6 +116,7 @@ class Desk:
         self.output = self.cwd / "out"
         self.environment = {key: value for key, value in os.environ.items() if "REDIS_URL" not in key}
         self.environment |= {"RQMR_REDIS_URL": url, "MARKS": str(self.marks), "COLUMNS": "80"}
+        self.url = url
         self.client = connect(url)
         self.terminals: list[Terminal] = []
         self._oracles: dict[str, rqmr.Result] = {}
@@ -133,16 +136,14 @@ class Desk:
         return self.open(*arguments, **options).ends(status)
 
     def run(
-        self, job: str | Path, *options: object, output: str = "out", url: str | None = None, struck: str = "", tmp: str = "",
-        **params: object
-    ) -> Terminal:  # fmt: skip
+        self, job: str | Path, *options: object, output: str = "out", struck: str = "", **params: object
+    ) -> Terminal:
         """Begin a run of a map task a file. `struck`: MODULE FUNCTION NTH SIGNAL, where it is struck."""
         path = JOBS / f"{job}.py" if isinstance(job, str) else job
         given = [text for name, value in params.items() for text in ("-p", f"{name}={value}")]
         inputs = sorted(self.inputs.iterdir())
         return self.open(
-            "run", path, *inputs, *OPTIONS, "-o", output, *options, *given, STRUCK=struck, TMPDIR=tmp,
-            RQMR_REDIS_URL=self.environment["RQMR_REDIS_URL"] if url is None else url,
+            "run", path, *inputs, *OPTIONS, "-o", output, *options, *given, STRUCK=struck
         )  # fmt: skip
 
     def begin(self, job: str | Path, *options: object, **told: Any) -> tuple[Terminal, str]:
@@ -156,9 +157,9 @@ class Desk:
 
         return terminal, wait_until(new, timeout=15, what="the run begins")
 
-    def ps(self, *options: object, **environment: str) -> dict[str, dict[str, Any]]:
+    def ps(self, **environment: str) -> dict[str, dict[str, Any]]:
         """Each run as `rqmr ps --json` tells it."""
-        return {each["run"]: each for each in json.loads(self.do("ps", "--json", *options, **environment).stdout)}
+        return {each["run"]: each for each in json.loads(self.do("ps", "--json", **environment).stdout)}
 
     def end(self) -> None:
         self.open_gate()
@@ -198,6 +199,10 @@ class Desk:
         facts = self.look(run)
         assert facts is not None, f"run {run} is gone"
         return facts
+
+    def state_of(self, run: str) -> str:
+        """The state that `rqmr ps` tells."""
+        return status_of(run, Where(self.url)).state
 
     def end_of(self, run: str) -> End:
         end = registry.read_end(self.client, run)

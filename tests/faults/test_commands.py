@@ -38,7 +38,7 @@ def test_detach_prints_the_id_alone_and_returns_while_the_run_waits_for_a_worker
     assert "no worker listens on queue 'rqmr' yet: the run waits for one" in begun.stderr
     workers.start(1)
     desk.wait_for_marks("waiting")
-    assert desk.ps()[run]["state"] == "running"
+    assert desk.state_of(run) == "running"
     desk.open_gate()
     desk.wait_until_done(run)
     desk.do("attach", run, "--quiet", cwd=desk.elsewhere)
@@ -55,7 +55,8 @@ def test_detach_in_json(desk: Desk) -> None:
 def test_what_nobody_could_go_on_with_is_not_detached(desk: Desk, redis_url: str) -> None:
     desk.write(*WORDS)
     told = "--detach leaves the run to workers that go on without this command: name a Redis"
-    assert told in desk.run("slow", "--detach", url="").ends(2).stderr
+    refused = desk.do("run", "wordcount", desk.inputs, "-o", "out", "--detach", status=2, RQMR_REDIS_URL="")
+    assert told in refused.stderr
     request = Request(job="wordcount", inputs=[desk.inputs], params={}, config=Config(), output=str(desk.output))
     named = {"where": Where(redis_url)}
     for given in (
@@ -106,9 +107,8 @@ def test_what_to_type_names_the_redis_that_was_named_but_for_its_password(
     commands = (("ps", "--json"), ("status", run), ("cancel", run))
     said += [desk.do(*arguments, "--redis-url", url) for arguments in commands]
     said += [desk.do("attach", run, "--redis-url", given, status=status) for given, status in (
-        (url, 1), (url.replace("sesame", "sesame-street"), 2), (url.replace("/r.sock", "/sesame.sock"), 2),
+        (url, 1), (url.replace("sesame", "sesame-street"), 2),
     )]  # fmt: skip
-    said[-1:] = []  # its path has the word, too
     assert not [each for each in said if "sesame" in each.stderr + each.stdout]
 
 
@@ -116,13 +116,14 @@ def test_what_to_type_names_the_redis_that_was_named_but_for_its_password(
 def test_a_run_to_stdout_is_cancelled_by_a_signal(number: signal.Signals, desk: Desk, workers: Workers) -> None:
     workers.start(1)
     desk.write(*WORDS)
-    command, run = desk.begin("slow", gate="gate", output="-", tmp=str(desk.elsewhere))
+    desk.environment["TMPDIR"] = str(desk.elsewhere)
+    command, run = desk.begin("slow", gate="gate", output="-")
     desk.wait_for_marks("waiting")
     assert "the run was cancelled" in command.signal(number).ends(128 + number).stderr
     assert command.stdout == ""
     assert files(desk.cwd) == files(desk.elsewhere) == {}
     assert desk.keys_of(run) == [":end"]
-    assert desk.ps()[run]["state"] == "cancelled"
+    assert desk.state_of(run) == "cancelled"
     assert "was cancelled" in desk.do("attach", run, status=1).stderr
 
 
@@ -179,7 +180,7 @@ def test_a_driver_that_is_cancelled_at_the_last_moment_takes_its_output_back(des
     desk.do("cancel", run)
     assert f"run {run} was cancelled" in driver.signal(signal.SIGCONT).ends(1).stderr
     assert not files(desk.output)
-    assert desk.ps()[run]["state"] == "cancelled"
+    assert desk.state_of(run) == "cancelled"
 
 
 # --- ps, status, rm -------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def test_ps_and_status_tell_of_runs_in_every_state(desk: Desk, workers: Workers)
 
     listed = desk.do("ps").stdout.splitlines()
     assert [line.split()[:2] for line in listed] == [
-        ["RUN", "STATE"], [succeeded, "succeeded"], [failed, "failed"], [running, "running"], [waiting, "stalled"],
+        ["RUN", "STATE"], [succeeded, "succeeded"], [failed, "failed"], [running, "running"], [waiting, "waiting"],
     ]  # fmt: skip
     assert max(map(len, listed)) <= 80
     assert [line.split()[-1] for line in listed[1:]] == ["first", "second", "third", "fourth"]
@@ -213,12 +214,12 @@ def test_ps_and_status_tell_of_runs_in_every_state(desk: Desk, workers: Workers)
 
     assert "output    first\n" in status(succeeded)
     assert "5 records read, 9 written in 2 parts\n" in status(succeeded)
-    assert "1 failed" in status(failed)
-    assert f"rqmr resume {failed} goes on with it when the cause is mended" in status(failed)
+    assert "4 failed" in status(failed)
+    assert f"to go on when the cause is mended:  rqmr resume {failed}" in status(failed)
     assert "ValueError: this is the job's own error" in status(failed)
     assert "2/5 committed, 1 running" in status(running)
     assert "s0-m0002-a1" in status(running)
-    assert f"rqmr attach {waiting} goes on with it, if workers listen" in status(waiting)
+    assert f"no worker has taken it yet; if some listen, try:  rqmr attach {waiting}" in status(waiting)
 
     told = json.loads(desk.do("status", running, "--json").stdout)
     assert told == desk.ps()[running] | {"now_ms": told["now_ms"], "attempts": told["attempts"]}
@@ -309,7 +310,7 @@ def test_a_run_of_another_database_is_not_found(desk: Desk, redis_url: str) -> N
     for act in (status_of, cancel, remove, partial(attach, view=Silent()), partial(resume, view=Silent())):
         with pytest.raises(RefusedError, match=f"nothing is known of a run {run} on that Redis"):
             act(run, where)
-    assert desk.ps().keys() == {run}
+    assert [each.run for each in list_runs(Where(redis_url))] == [run]
 
 
 def test_a_redis_that_is_not_there_is_named(desk: Desk) -> None:
@@ -324,7 +325,7 @@ def test_a_run_of_another_release_is_listed_and_not_touched(desk: Desk, redis: A
     driver.ends(0)
     spec = msgspec.msgpack.decode(redis.hget(f"rqmr:{run}", "spec"))
     redis.hset(f"rqmr:{run}", "spec", msgspec.msgpack.encode(spec | {"protocol": 99}))
-    assert desk.ps()[run]["state"] == "unknown"
+    assert desk.state_of(run) == "unknown"
     assert "speaks protocol 99" in desk.do("cancel", run, status=1).stderr
 
 

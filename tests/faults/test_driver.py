@@ -30,7 +30,7 @@ def test_a_run_whose_driver_is_killed_is_finished_by_its_workers_and_collected_b
     desk.open_gate()
     desk.wait_until_done(run)
     wait_until(lambda: not desk.facts(run).driver, timeout=5, what="nobody drives")
-    assert desk.ps()[run]["state"] == "uncollected"
+    assert desk.state_of(run) == "uncollected"
 
     desk.do("attach", run, cwd=desk.elsewhere)
 
@@ -54,7 +54,7 @@ def test_a_driver_that_is_killed_while_it_collects_is_replaced(moment: str, desk
     driver.ends(-signal.SIGKILL)
     has_ended = "unlink" in moment
     wait_until(lambda: not desk.client.exists(f"rqmr:{run}:driver"), timeout=5, what="its lease is over")
-    assert desk.ps()[run]["state"] == ("succeeded" if has_ended else "uncollected")
+    assert desk.state_of(run) == ("succeeded" if has_ended else "uncollected")
 
     attached = desk.do("attach", run, cwd=desk.elsewhere)
 
