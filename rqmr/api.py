@@ -28,9 +28,9 @@ from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
 from rqmr.meter import report
-from rqmr.model import Header, Spec, Summary, new_run_id
+from rqmr.model import Header, Spec, Summary
 from rqmr.output import Output, read_records
-from rqmr.plan import Plan, default_workers, plan, program
+from rqmr.plan import Plan, default_workers, new_run_id, plan, program
 from rqmr.state import State
 from rqmr.view import Silent, View, Watched
 
@@ -154,7 +154,8 @@ def run(
         return Result(execute(request, view or Silent()), form, temporary)
     except BaseException as error:
         if isinstance(error, RunFailed):
-            error.add_note(report(error.failure, error.printed))  # what the command prints, too
+            told = report(error.failure, error.printed)  # what the command prints, too
+            error.add_note(f"{told}\n\n{error.advice}" if error.advice else told)
         if temporary is not None:
             temporary.cleanup()
         raise
@@ -198,7 +199,8 @@ def follow(
 ) -> Summary:
     """Follow a run to its end. Raises as `run`; what ends this command early has a note on how to go on."""
     try:
-        return Driver(server.client, spec, output, watched, is_creator=is_creator).run()
+        driver = Driver(server.client, spec, output, watched, is_creator=is_creator, is_visitor=server.is_visited)
+        return driver.run()
     except RunFailed as error:
         watched.drain()
         error.printed = list(watched.tail)

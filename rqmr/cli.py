@@ -145,7 +145,10 @@ def run(
         float, typer.Option("--task-timeout", help="Longest time for an attempt in seconds; 0: any.")
     ] = 0.0,
     skip_bad: Annotated[
-        int, typer.Option("--skip-bad", metavar="N", help="Leave out up to N records that fail twice.")
+        int,
+        typer.Option(
+            "--skip-bad", metavar="N", help="Leave out up to N records that raise, or end their process, twice."
+        ),
     ] = 0,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,

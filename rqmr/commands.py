@@ -112,6 +112,10 @@ def tell(summary: Summary, *, to_stdout: bool = False) -> None:
     for group, counters in summary.counters.items():
         for name, amount in counters.items():
             typer.echo(f"{group}: {name} = {amount:,}", err=True)
+    if summary.skipped:
+        told = "1 bad record" if summary.skipped == 1 else f"{summary.skipped:,} bad records"
+        where = "with -o DIR a file there lists them" if to_stdout else _short(f"{summary.output}/_skipped.jsonl")
+        typer.echo(f"{told} skipped: {where}", err=True)
     if summary.records_read and not summary.records_written:
         typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
     where = "stdout" if to_stdout else _short(summary.output)

@@ -11,8 +11,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import redis
 
@@ -22,10 +22,18 @@ from rqmr.dispatch import Dispatch
 from rqmr.errors import OutputError, RunCancelled, RunFailed, RunLeft
 from rqmr.model import End, Event, Facts, Failure, RunState, Spec, Summary
 from rqmr.output import Output
-from rqmr.plan import parts_of, summarize
+from rqmr.plan import parts_of, skipped_of, summarize
 from rqmr.scheduler import is_complete
 from rqmr.state import State
 from rqmr.tick import tick
+
+T = TypeVar("T")
+
+#: How long a Redis that doesn't answer is waited for, if that may help, and how often it is asked.
+_PATIENCE_SECONDS, _VISITORS_SECONDS = 60.0, 2.0
+_POLL_SECONDS = 0.2
+#: How long one answer may take.
+_REPLY_SECONDS = 3.0
 
 
 class Observer(Protocol):
@@ -34,23 +42,39 @@ class Observer(Protocol):
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Take what is true now, and what happened since the last call."""
 
+    def away(self, seconds: float) -> None:
+        """Hear, again and again, that Redis hasn't answered for so long; the next update means that it does."""
+
 
 class Driver:
     """Follows one run to its end, drives it when nobody else does, and collects its output."""
 
     def __init__(
-        self, client: Client, spec: Spec, output: Output, observer: Observer, *, is_creator: bool = True
+        self,
+        client: Client,
+        spec: Spec,
+        output: Output,
+        observer: Observer,
+        *,
+        is_creator: bool = True,
+        is_visitor: bool = False,
     ) -> None:
-        """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one."""
-        self._client = client
+        """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one.
+
+        `is_visitor`: the server is another command's, and ends with that.
+        """
+        self._client = clone(client, patient=False, seconds=_REPLY_SECONDS)
         self._spec = spec
         self._is_creator = is_creator
+        self._patience = _VISITORS_SECONDS if is_visitor else _PATIENCE_SECONDS
         self._output = output
         self._observer = observer
-        self._state = State(client, spec.run)
+        self._state = State(self._client, spec.run)
         self._state.adopt(spec)
-        self._dispatch = Dispatch(client, spec.queue)
+        self._dispatch = Dispatch(self._client, spec.queue)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._began = self._touched = self._driven = time.monotonic()
+        self._position = "0"  # in the stream of events
 
     def run(self) -> Summary:
         """Follow the run to its end.
@@ -65,7 +89,9 @@ class Driver:
             RunCancelled: it was cancelled.
         """
         try:
-            return self._follow()
+            while (summary := self._patiently(self._round)) is None:
+                time.sleep(_pause(time.monotonic() - self._began))
+            return summary
         except (redis.RedisError, RunLeft) as error:
             failure = error.failure if isinstance(error, RunLeft) else self._unreachable(error)
             self._leave(failure)
@@ -75,6 +101,8 @@ class Driver:
         except BaseException:
             self._leave()
             raise
+        finally:
+            self._client.close()
 
     def hand_over(self) -> None:
         """Enqueue what the workers need to begin, and leave the run to them.
@@ -83,9 +111,26 @@ class Driver:
             RunLeft: Redis doesn't answer.
         """
         try:
-            tick(self._state, self._dispatch)
+            self._patiently(lambda: tick(self._state, self._dispatch))
         except redis.RedisError as error:
             raise RunLeft(self._unreachable(error)) from error
+        finally:
+            self._client.close()
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do what can be done again, until Redis answers. Raises redis.RedisError if it doesn't for too long."""
+        began = time.monotonic()
+        while True:
+            try:
+                return act()
+            except redis.AuthenticationError:
+                raise
+            except (redis.ConnectionError, redis.TimeoutError):
+                seconds = time.monotonic() - began
+                if seconds > self._patience:
+                    raise
+                self._observer.away(seconds)
+                time.sleep(_POLL_SECONDS)
 
     def _leave(self, failure: Failure | None = None) -> None:
         """Go while the run goes on; end one that can't."""
@@ -95,25 +140,23 @@ class Driver:
         with self._impatient() as client, contextlib.suppress(redis.RedisError):
             State(client, self._spec.run).resign(self._name)  # so that nobody has to wait for the lease's end
 
-    def _follow(self) -> Summary:
-        began = time.monotonic()
-        touched, driven, position = began, began, "0"
-        while True:
-            drives = self._drives()
-            facts = tick(self._state, self._dispatch) if drives else self._look()
-            if facts is None or facts.state != RunState.RUNNING:
-                return self._ended(facts)
-            position, events = self._state.events(position)
-            self._observer.update(facts, events)
-            driven = time.monotonic() if facts.driver else driven
-            if self._is_only_watching and time.monotonic() - driven > self._spec.lease_ms / 500:
-                raise RunFailed(self._ownerless)
-            if drives and is_complete(facts) and (summary := self._collect(facts)):
-                return summary
-            if drives and time.monotonic() - touched > self._spec.keep_ms / 4000:
-                self._state.touch()
-                touched = time.monotonic()
-            time.sleep(_pause(time.monotonic() - began))
+    def _round(self) -> Summary | None:
+        """Look, drive if nobody else does, and collect if all is done; return the summary of a run that is over."""
+        drives = self._drives()
+        facts = tick(self._state, self._dispatch) if drives else self._look()
+        if facts is None or facts.state != RunState.RUNNING:
+            return self._ended(facts)
+        self._position, events = self._state.events(self._position)
+        self._observer.update(facts, events)
+        self._driven = time.monotonic() if facts.driver else self._driven
+        if self._is_only_watching and time.monotonic() - self._driven > self._spec.lease_ms / 500:
+            raise RunFailed(self._ownerless)
+        if drives and is_complete(facts):
+            return self._collect(facts)
+        if drives and time.monotonic() - self._touched > self._spec.keep_ms / 4000:
+            self._state.touch()
+            self._touched = time.monotonic()
+        return None
 
     @property
     def _is_only_watching(self) -> bool:
@@ -140,7 +183,9 @@ class Driver:
         if facts is None and end is None:
             raise RunFailed(
                 Failure(
-                    f"run {self._spec.run} is gone from Redis: was it flushed, or does it evict keys?", can_resume=False
+                    f"run {self._spec.run} is gone from Redis: was it flushed or restarted without its data, or does "
+                    f"it evict keys?",
+                    can_resume=False,
                 )
             )
         failure = (facts and facts.failure) or (end and end.failure)
@@ -153,7 +198,7 @@ class Driver:
         if any(len(found) < phase.tasks for found, phase in zip(outcomes, phases, strict=True)):
             return None
         try:
-            paths = self._output.collect(parts_of(outcomes[-1]))
+            paths = self._output.collect(parts_of(outcomes[-1]), skipped_of(self._spec, outcomes))
         except OutputError as error:
             facts_now = self._state.facts()
             if facts_now is None or facts_now.state != RunState.RUNNING:

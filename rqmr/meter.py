@@ -28,6 +28,7 @@ from rqmr.model import (
 
 RATE_MS = 10_000  # over which a rate is taken, so that it doesn't jump with each heartbeat
 ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a moment to start
+AWAY_SECONDS = 2.0  # before we say that Redis doesn't answer
 SILENT_MS = 3_000  # before we say that those who are listed do nothing
 RECENT_MS = 20_000  # an important event keeps its place against newer commits
 NAME_WIDTH = 16
@@ -145,7 +146,7 @@ class Meter:
         """Return in words what the run waits for that doesn't come by itself; nothing if it goes on."""
         silent_ms = self._silence_ms(facts)
         if told := shortage(facts):
-            return [told]
+            return told
         if not facts.workers and silent_ms >= ABSENT_MS:
             return absence(header)
         return silence(facts, header) if silent_ms >= SILENT_MS else []
@@ -250,6 +251,11 @@ def absence(header: Header) -> list[str]:
     return [f"{first}: start one with", f"  rq worker {header.queue} --url {url[0]}"] if url else [f"{first} yet"]
 
 
+def absence_of_redis(seconds: float) -> str:
+    """Return what to tell when Redis hasn't answered for so long; "" if that isn't worth it."""
+    return f"Redis doesn't answer, for {seconds:.0f} s now; waiting for it" if seconds >= AWAY_SECONDS else ""
+
+
 def silence(facts: Facts, header: Header) -> list[str]:
     """Return what to tell when no worker is heard of, though RQ has some listed: it never knows who is dead."""
     listed = f"{facts.workers} listed worker{'' if facts.workers == 1 else 's'}"
@@ -260,13 +266,13 @@ def silence(facts: Facts, header: Header) -> list[str]:
     return lines + absence(header)[1:]
 
 
-def shortage(facts: Facts) -> str:
-    """Return what claims wait for; "" if they don't."""
+def shortage(facts: Facts) -> list[str]:
+    """Return what to tell while claims wait for memory; nothing if they don't."""
     if not facts.is_full or facts.state != RunState.RUNNING:
-        return ""
+        return []
     waiting = sum(each.progress.waits for each in facts.running)
     attempts = f"; {waiting} attempt{'' if waiting == 1 else 's'} can't write" if waiting else ""
-    return f"waits for memory: {memory_in_words(facts.memory)} on the server{attempts}"
+    return ["waits for memory on the server:", f"  {memory_in_words(facts.memory)}{attempts}"]
 
 
 def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Event]:

@@ -24,12 +24,13 @@ import msgspec
 
 from rqmr.codec import shorten
 from rqmr.errors import CarryError, OutputError
-from rqmr.model import Part
+from rqmr.model import Part, Skipped, TaskId
 
 SUCCESS = "_SUCCESS"
 #: What the workers printed, if they printed anything.
 LOG = "_log"
-_SKIPPED = "_skipped.jsonl"
+#: The records that were left out, if any were.
+SKIPPED = "_skipped.jsonl"
 _STAGE = ".rqmr-"
 _OLD = ".old"  # what is about to go
 _BUFFER = 256 << 10  # bytes
@@ -181,8 +182,8 @@ class Output:
                 raise OutputError(f"{self.directory} has {path.name}, which no run wrote: it is kept; give another -o")
             raise OutputError(f"the output directory {self.directory} is not empty; give another -o, or --overwrite")
 
-    def collect(self, parts: Sequence[Part]) -> list[Path]:
-        """Move the winners' parts to their names, and write _SUCCESS last. Can be repeated.
+    def collect(self, parts: Sequence[Part], skipped: Sequence[tuple[TaskId, Skipped]] = ()) -> list[Path]:
+        """Move the winners' parts to their names, list what they skipped, and write _SUCCESS last. Can be repeated.
 
         Raises:
             OutputError: a part is neither in the stage nor in its place.
@@ -198,6 +199,10 @@ class Output:
                 self._collected.pop()
                 if not _is_same(path, part):  # else it was done before, by this driver or another
                     raise OutputError(f"{source} is gone before it was collected; was it removed?") from None
+        if skipped:
+            self._collected.append(self.directory / SKIPPED)
+            lines = [_skipped_line(task, each) for task, each in skipped]
+            (self.directory / SKIPPED).write_text("".join(lines), encoding="utf-8")
         self._remove_stage()
         (self.directory / SUCCESS).touch()
         self._collected.clear()
@@ -209,13 +214,14 @@ class Output:
             for index, part in parts:
                 if _is_same(path := self._path_of(index), part):
                     path.unlink()
+                    (self.directory / SKIPPED).unlink(missing_ok=True)
 
     def _path_of(self, index: int) -> Path:
         return self.directory / f"part-{index:05d}"
 
     def take_back(self, paths: Iterable[Path]) -> None:
         """Remove what was collected."""
-        for path in (self.directory / SUCCESS, *paths):
+        for path in (self.directory / SUCCESS, self.directory / SKIPPED, *paths):
             path.unlink(missing_ok=True)
 
     def _put_away(self, paths: Iterable[Path]) -> None:
@@ -235,7 +241,7 @@ class Output:
     def _outdated(self, parts: int) -> Iterator[Path]:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
         yield from self.directory.glob(SUCCESS)
-        yield from self.directory.glob(_SKIPPED)
+        yield from self.directory.glob(SKIPPED)
         if self._log is None and self._is_new:
             yield from self.directory.glob(LOG)
         for path in filter(_is_output, self.directory.glob("part-*")):
@@ -286,8 +292,13 @@ def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
                     yield _unescape(key), _unescape(value)
 
 
+def _skipped_line(task: TaskId, skipped: Skipped) -> str:
+    told = {"task": str(task), "source": skipped.source, "offset": skipped.offset, "record": skipped.record}
+    return _json({**told, "message": skipped.message}) + "\n"
+
+
 def _is_output(path: Path) -> bool:
-    return path.is_file() and re.fullmatch(rf"part-[0-9]{{5,}}|{SUCCESS}|{LOG}|{_SKIPPED}", path.name) is not None
+    return path.is_file() and re.fullmatch(rf"part-[0-9]{{5,}}|{SUCCESS}|{LOG}|{SKIPPED}", path.name) is not None
 
 
 def _is_same(path: Path, part: Part) -> bool:

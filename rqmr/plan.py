@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,32 @@ from msgspec import structs
 
 from rqmr.config import Config
 from rqmr.errors import InputError, JobError, ParameterError, RefusedError
-from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut
+from rqmr.inputs import InputMark, Source, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
 from rqmr.loader import Package, find, load, pack_file, user_traceback
-from rqmr.model import InputMark, Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
+from rqmr.model import (
+    Kind,
+    Outcome,
+    Part,
+    Phase,
+    Settings,
+    Skipped,
+    Spec,
+    Split,
+    Summary,
+    TaskId,
+)
 from rqmr.readers import check_encoding
 
 _MOST_MAPS = 200_000
+#: Letters and digits that can't be mistaken for each other when read aloud.
+_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+def new_run_id(job_name: str) -> str:
+    """Return a new run's id: the job's name, with "-" for what an RQ id can't hold, and six signs of its own."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", job_name).strip("-") or "job"
+    return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
 
 
 @dataclass(frozen=True)
@@ -229,9 +250,20 @@ def summarize(spec: Spec, outcomes: Sequence[Sequence[Outcome]], paths: Sequence
         bytes_read=sum(outcome.size for outcome in outcomes[0]),
         records_written=sum(outcome.written for outcome in outcomes[-1]),
         counters={group: dict(sorted(members.items())) for group, members in sorted(counters.items())},
+        skipped=sum(len(outcome.skipped) for phase in outcomes for outcome in phase),
     )
 
 
 def parts_of(outcomes: Sequence[Outcome]) -> list[Part]:
     """Return the parts that the last phase's winners left in the stage."""
     return [outcome.part for outcome in outcomes if outcome.part is not None]
+
+
+def skipped_of(spec: Spec, outcomes: Sequence[Sequence[Outcome]]) -> list[tuple[TaskId, Skipped]]:
+    """Return the records that the winners left out, in the order of phases, tasks and records. As for `summarize`."""
+    return [
+        (task, skipped)
+        for number, of_phase in enumerate(outcomes)
+        for task, outcome in zip(spec.tasks(number), of_phase, strict=True)
+        for skipped in outcome.skipped
+    ]

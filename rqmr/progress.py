@@ -19,6 +19,7 @@ from rqmr.meter import (
     LOCAL_NAME,
     Measure,
     Meter,
+    absence_of_redis,
     choose_events,
     clock,
     natural,
@@ -37,7 +38,7 @@ MOST_WORKERS, MOST_WIDTH = 12, 100
 
 EVENT_STYLES = {
     "failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green",
-    "paused": "yellow", "went on": "green", "refused": "red", "resumed": "green",
+    "went on": "green", "refused": "red", "resumed": "green",
 }  # fmt: skip
 
 
@@ -59,6 +60,7 @@ class LogView:
         self._header: Header | None = None
         self._said: dict[str, str] = {}  # about what -> what was said last
         self._pause, self._next = LOG_SECONDS, now() + LOG_SECONDS
+        self._is_away = False  # Redis is, and it was said
 
     def begin(self, header: Header) -> None:
         """Say which run it is, where, and its plan."""
@@ -69,6 +71,9 @@ class LogView:
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Write what is news."""
+        if self._is_away:
+            self._is_away = False
+            self._write("Redis answers again")
         for event in events:
             if event.what in EVENT_STYLES:
                 told = f"{subject_title(event.subject, facts)} {event.what}: {LOCAL_NAME.sub('', event.note)}"
@@ -79,6 +84,12 @@ class LogView:
                 self._phase(measure, at)
         waits_for = self._meter.waits_for(facts, self._header) if self._header else []
         self._say("waiting", at, "".join(waits_for[:1]), "".join(waits_for[1:]))
+
+    def away(self, seconds: float) -> None:
+        """Write it once, and when it is over."""
+        if (told := absence_of_redis(seconds)) and not self._is_away:
+            self._is_away = True
+            self._write(told)
 
     def printed(self, worker: str, line: str) -> None:
         """Write the line behind the worker's name."""
@@ -171,6 +182,7 @@ class LiveView:
         self._hosts: set[str] = set()
         self._name_width, self._task_width = 6, 12
         self._waits_for: list[str] = []
+        self._away = ""  # what there is to say of a Redis that doesn't answer
         self._is_over = False
         self._lines: list[Text] = []  # to be printed with the next picture
         self._live = Live(
@@ -184,11 +196,16 @@ class LiveView:
 
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Remember what is true now, and draw it when the last picture is old enough."""
-        self._facts = facts
+        self._facts, self._away = facts, ""
         self._measures = self._meter.measure(facts)
         self._waits_for = self._meter.waits_for(facts, self._header) if self._header else []
         self._events = choose_events([*self._events, *events], facts.now_ms, 5)
         self._note_workers(facts)
+        self._refresh()
+
+    def away(self, seconds: float) -> None:
+        """Draw it, in the place of the workers."""
+        self._away = absence_of_redis(seconds)
         self._refresh()
 
     def printed(self, worker: str, line: str) -> None:
@@ -268,6 +285,8 @@ class LiveView:
 
     def _work(self, facts: Facts, most: int) -> list[Text]:
         """Who runs what, or why nobody does."""
+        if self._away:
+            return [self._text((self._away, "yellow"))]
         if self._waits_for:
             told = [self._text((line, "yellow")) for line in self._waits_for[: max(1, most)]]
             return [*told, *self._workers(facts, most - len(told))]

@@ -31,10 +31,9 @@ from rqmr.model import (
     Spec,
     Summary,
     TaskId,
-    new_run_id,
 )
 from rqmr.output import Output
-from rqmr.plan import Program, default_workers, program_of, refit
+from rqmr.plan import Program, default_workers, new_run_id, program_of, refit
 from rqmr.sockets import private_servers
 from rqmr.state import State
 from rqmr.status import Status, status_of_end, status_of_facts, status_unknown

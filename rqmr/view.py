@@ -38,6 +38,9 @@ class Silent:
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         """Do nothing."""
 
+    def away(self, seconds: float) -> None:
+        """Do nothing."""
+
     def printed(self, worker: str, line: str) -> None:
         """Do nothing."""
 
@@ -63,12 +66,20 @@ class Watched:
         Raises:
             RunLeft: the private server or the local workers are gone.
         """
+        self._hear()
+        self._view.update(facts, events)
+
+    def away(self, seconds: float) -> None:
+        """Show that Redis doesn't answer. Raises as `update`."""
+        self._hear()
+        self._view.away(seconds)
+
+    def _hear(self) -> None:
         if self._local is not None:
             for worker, line in self._local.new_lines():
                 self._print(worker, line)
             for event in self._local.events():
                 self._tell(event)
-        self._view.update(facts, events)
 
     def drain(self) -> None:
         """Show what was printed last."""

@@ -33,6 +33,7 @@ class Run(Silent):
         self.id = ""
         self.facts: Facts | None = None
         self.seen: list[Event] = []
+        self.away_for = 0.0  # seconds that Redis didn't answer at a time
         self.output = output
         self._url = url
         self._future: Future[rqmr.Result] = Future()
@@ -62,6 +63,9 @@ class Run(Silent):
     def update(self, facts: Facts, events: Sequence[Event]) -> None:
         self.facts = facts
         self.seen.extend(events)
+
+    def away(self, seconds: float) -> None:
+        self.away_for = max(self.away_for, seconds)
 
     def result(self, timeout: float = 30) -> rqmr.Result:
         return self._future.result(timeout)

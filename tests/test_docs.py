@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import configparser
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
+from rqmr import driver, memory
 from rqmr.keys import RunKeys, code
 from rqmr.model import AttemptId, Kind, Phase, TaskId
+from rqmr.scheduler import Policy
 from rqmr.scripts import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +62,57 @@ def test_the_protocol_lists_every_key_and_every_script() -> None:
     }
     assert {pattern for pattern in patterns if f"`{pattern}`" not in protocol} == set()
     assert {name for name in NAMES if f"| `{name}` |" not in protocol} == set()
+
+
+def blocks(language: str) -> list[str]:
+    """The examples of the operations manual."""
+    return [text for of, text in type_of_block.findall((ROOT / "docs" / "operations.md").read_text()) if of == language]
+
+
+def test_the_unit_that_keeps_workers_running_is_one(tmp_path: Path) -> None:
+    (text,) = blocks("ini")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(text)
+    assert unit["Service"]["Restart"] == "always"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["ExecStart"].endswith("/bin/rq worker rqmr")
+    if not shutil.which("systemd-analyze"):
+        return
+    path = tmp_path / "rq-worker@1.service"
+    path.write_text(text.replace("/srv/rq/venv/bin/rq ", f"{sys.executable} ").replace("User=rq", "User=root"))
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
+    assert path.name not in done.stderr, done.stderr
+
+
+def test_containers_that_run_workers_are_started_again() -> None:
+    compose, deployment = map(yaml.safe_load, blocks("yaml"))
+    assert compose["services"]["worker"]["restart"] == "always"
+    assert deployment["kind"] == "Deployment"
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "Always"
+    (container,) = pod["containers"]
+    assert container["command"] == ["rq", "worker", "rqmr"]
+    assert container["env"][0]["name"] == "RQ_REDIS_URL"
+    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
+
+
+def test_the_clones_own_compose_file_keeps_its_services_running() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name: each["restart"] for name, each in services.items()} == {"valkey": "always", "worker": "always"}
+    assert "--maxmemory-policy noeviction" in services["valkey"]["command"]
+
+
+def test_the_numbers_of_the_manual_are_the_programs() -> None:
+    manual, policy = (ROOT / "docs" / "operations.md").read_text(), Policy()
+    assert f"from {policy.pause_share:.0%}".replace("%", " %") in manual
+    assert f"below {policy.go_on_share:.0%}".replace("%", " %") in manual
+    assert f"from {memory._WRITE_SHARE:.0%}".replace("%", " %") in manual
+    assert f"nothing moves for {policy.patience_ms // 1000} seconds" in manual
+    assert driver._PATIENCE_SECONDS == 60
+    assert "waits for a minute" in manual
 
 
 def test_the_readme_fits_on_a_few_screens() -> None:

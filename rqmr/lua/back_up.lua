@@ -12,7 +12,7 @@ if state ~= 'running' or redis.call('HEXISTS', KEYS[2], ARGV[2]) == 1
 then
   return 'ALREADY'
 end
-redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
+redis.call('ZADD', KEYS[3], 'LT', ARGV[4], ARGV[2])
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', 1000, '*', 'what', 'backed up', 'subject', ARGV[1], 'note', 'slow on ' .. ARGV[3])
 for _, i in ipairs({3, 5, 6}) do redis.call('PEXPIRE', KEYS[i], keep) end
 return 'BACKED UP'

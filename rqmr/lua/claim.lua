@@ -16,15 +16,24 @@
 --   ARGV[8]  prefix of the lease keys       ARGV[9]  distance of two phases in the pending line
 --   ARGV[10] how long its place as standby lasts, ms
 --
---   returns  {"CLAIMED", attempt, started ms} | {"STAND BY"} | {"NOTHING"} | {"ENDED", state of the run, or "gone"}
+--   returns  {"CLAIMED", attempt, started ms, how many of the task's attempts died, its records to leave out: a line
+--            for each, with its index and how a process died at it} | {"STAND BY"} | {"NOTHING"}
+--            | {"ENDED", state of the run, or "gone"}
 
 local state, phase, keep, full = unpack(redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms', 'full'))
 if state ~= 'running' then return {'ENDED', state or 'gone'} end
 
+local function claimed(attempt, task, started)
+  local died, bad = unpack(redis.call('HMGET', KEYS[5], task .. ':died', task .. ':bad'))
+  return {'CLAIMED', attempt, started, tonumber(died or 0), bad or ''}
+end
+
 local last = redis.call('HGET', KEYS[6], ARGV[1])
 if last then
   local sequence, attempt, started = string.match(last, '^(%d+) (%S+) (%d+)$')
-  if sequence == ARGV[2] then return {'CLAIMED', attempt, tonumber(started)} end
+  if sequence == ARGV[2] then return claimed(attempt, string.match(attempt, '^(.*)%-a%d+$'), tonumber(started)) end
+  -- It hung in a connection that its horse gave up: nobody would run what it takes.
+  if tonumber(sequence) > tonumber(ARGV[2]) then return {'NOTHING'} end
 end
 redis.call('ZREM', KEYS[7], ARGV[3])
 
@@ -33,21 +42,18 @@ local stride = tonumber(ARGV[9])
 local first_of_phase = tonumber(phase) * stride
 local limit = '(' .. string.format('%.0f', first_of_phase + stride / 2)
 
--- A backup is of no use on the worker that is slow; but when the straggler is gone, anyone may have the task.
-local function may_take(task)
-  return redis.call('HGET', KEYS[8], task) ~= worker
-    or tonumber(redis.call('HGET', KEYS[5], task .. ':running') or 0) <= 0
-end
+-- A backup is of no use on the worker that is slow.
+local function may_take(task) return redis.call('HGET', KEYS[8], task) ~= worker end
 
 local function choose()
   local line = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', limit, 'WITHSCORES', 'LIMIT', 0, 16)
+  local i = 1
+  while line[i] and not may_take(line[i]) do i = i + 2 end
   -- What others wait for goes before what the ticket names: lost tasks, and maps that were opened again.
-  if line[1] and tonumber(line[2]) < first_of_phase and may_take(line[1]) then return line[1] end
+  if line[i] and tonumber(line[i + 1]) < first_of_phase then return line[i] end
   local named = ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[2], ARGV[4])
   if named and tonumber(named) < first_of_phase + stride / 2 and may_take(ARGV[4]) then return ARGV[4] end
-  for i = 1, #line, 2 do
-    if may_take(line[i]) then return line[i] end
-  end
+  return line[i]
 end
 
 local task = not full and choose() -- a full server has no room for another attempt's segments
@@ -73,4 +79,4 @@ redis.call('HSET', KEYS[6], ARGV[1], ARGV[2] .. ' ' .. attempt .. ' ' .. now)
 redis.call('HSET', KEYS[10], attempt, ARGV[3] .. '\n' .. worker .. '\n' .. ARGV[6])
 redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'claimed', 'subject', attempt, 'note', 'by ' .. worker)
 for _, i in ipairs({3, 4, 5, 6, 9, 10}) do redis.call('PEXPIRE', KEYS[i], keep) end
-return {'CLAIMED', attempt, now}
+return claimed(attempt, task, now)

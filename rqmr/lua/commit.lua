@@ -13,19 +13,20 @@
 --   ARGV[4]  started ms ARGV[5]  records    ARGV[6]  bytes
 --   ARGV[7]  field of its segments' chunk 0, which is written last
 --   ARGV[8]  field of the run that holds the key type           ARGV[9]  key type, "" for none
+--   ARGV[10] records that it has skipped    ARGV[11] records that the run may skip
+--   ARGV[12] the run's failure if they are too many
 --
 --   returns  {"COMMITTED", winners of the phase} | {"STALE"} | {"ENDED"} | {"MISSING", number of the shuffle key}
---            | {"MIXED", key type of the others}
+--            | {"MIXED", key type of the others} | {"RUN FAILED"}
 
 local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
-if state ~= 'running' then return {'ENDED'} end
 local attempt, task = ARGV[1], ARGV[2]
 
 local winner = redis.call('HGET', KEYS[2], task)
-if winner then
-  if string.match(winner, '^[^\n]+') ~= attempt then return {'STALE'} end
-  return {'COMMITTED', redis.call('HLEN', KEYS[2])}
-end
+-- Also when the run has failed since: the winner would remove its segments, which a resumed run needs.
+if winner and string.match(winner, '^[^\n]+') == attempt then return {'COMMITTED', redis.call('HLEN', KEYS[2])} end
+if state ~= 'running' then return {'ENDED'} end
+if winner then return {'STALE'} end
 
 -- Lost is not dead, but an attempt that failed or gave its task back has ended.
 local was = redis.call('HGET', KEYS[6], attempt)
@@ -38,6 +39,15 @@ if ARGV[9] ~= '' then
   local others = redis.call('HGET', KEYS[1], ARGV[8])
   if others and others ~= ARGV[9] then return {'MIXED', others} end
   redis.call('HSET', KEYS[1], ARGV[8], ARGV[9])
+end
+
+if ARGV[10] ~= '0' then
+  local skipped = ARGV[10] + (redis.call('HGET', KEYS[1], 'skipped') or 0)
+  if skipped > tonumber(ARGV[11]) then
+    redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[12])
+    return {'RUN FAILED'}
+  end
+  redis.call('HSET', KEYS[1], 'skipped', skipped)
 end
 
 local time = redis.call('TIME')

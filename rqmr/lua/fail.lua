@@ -23,6 +23,7 @@ if redis.call('HEXISTS', KEYS[2], task) == 1 then
   redis.call('HSET', KEYS[6], attempt, 'stale')
   return 'STALE'
 end
+redis.call('HDEL', KEYS[10], task) -- the attempt that is left, or the next one, may have a backup again
 
 redis.call('HSET', KEYS[6], attempt, 'failed')
 local failed = redis.call('HINCRBY', KEYS[7], task .. ':failed', 1)
@@ -33,9 +34,7 @@ if failed >= tonumber(ARGV[4]) then
   redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[5])
   return 'RUN FAILED'
 end
-if running > 0 then
-  redis.call('HDEL', KEYS[10], task) -- one of the two attempts is left, and may have a backup again
-else
+if running <= 0 then
   redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
   redis.call('PEXPIRE', KEYS[3], keep)
 end

@@ -21,10 +21,8 @@ local won = redis.call('HEXISTS', KEYS[2], task) == 1
 redis.call('HSET', KEYS[6], attempt, won and 'stale' or 'released')
 for _, i in ipairs({6, 7}) do redis.call('PEXPIRE', KEYS[i], keep) end
 if won then return 'STALE' end
-if running > 0 then
-  redis.call('HDEL', KEYS[8], task) -- one of the two attempts is left, and may have a backup again
-  return 'STALE'
-end
+redis.call('HDEL', KEYS[8], task) -- the attempt that is left, or the next one, may have a backup again
+if running > 0 then return 'STALE' end
 redis.call('ZADD', KEYS[3], 'LT', ARGV[3], task)
 redis.call('PEXPIRE', KEYS[3], keep)
 return 'RELEASED'

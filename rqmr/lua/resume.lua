@@ -2,8 +2,8 @@
 -- resume: let a failed run go on.  What has a winner is kept; all else is pending again, with budgets as on the first day.
 --
 --   KEYS[1]  run        KEYS[2]  pending    KEYS[3]  leases     KEYS[4]  attempts   KEYS[5]  tries
---   KEYS[6]  holders    KEYS[7]  backups    KEYS[8]  events     KEYS[9] and on: winners and totals of each phase, in turn
---            the last one: end
+--   KEYS[6]  holders    KEYS[7]  backups    KEYS[8]  events     KEYS[9] and on: winners and totals of each phase, in turn,
+--            the shuffle hashes to remove, and last the end
 --   ARGV[1]  the spec to go on with         ARGV[2]  "fresh" to keep no winner, else ""
 --   ARGV[3]  prefix of the lease keys       ARGV[4]  distance of two phases in the pending line
 --   ARGV[5]  name of a phase                ARGV[6]  its tasks, and so on in pairs
@@ -34,13 +34,15 @@ redis.call('DEL', KEYS[3], KEYS[6], KEYS[7])
 
 if fresh then
   redis.call('DEL', KEYS[2])
+  for i = 9 + 2 * #phases, #KEYS do redis.call('UNLINK', KEYS[i]) end
   for number, phase in ipairs(phases) do
     redis.call('DEL', phase.winners, phase.totals)
     redis.call('HDEL', KEYS[1], 'started:' .. number, 'keys:s' .. number - 1)
   end
+  redis.call('HDEL', KEYS[1], 'skipped')
   opened = 0
 end
-local current = #phases
+local current = opened -- its barrier may be all that is left, or nothing
 for number = math.min(opened, #phases - 1), 0, -1 do
   local phase = phases[number + 1]
   for index = 0, phase.tasks - 1 do

@@ -32,7 +32,7 @@ def test_calls_of_which_a_third_end_their_process_are_made_until_all_have_succee
     bench.write(8)
     workers.start(3)
     command = bench.command("fates", "-r", 4, "--split-size", "4KiB", "--lease", 1)
-    command.start(marks=bench.marks, seed=seed, seconds=1)
+    command.start(marks=bench.marks, seed=seed, seconds=0.6)
 
     def is_over() -> bool:
         for number, worker in enumerate(workers.processes, 1):
@@ -104,10 +104,10 @@ def test_workers_may_stand_still_for_longer_than_their_lease_at_any_moment(worke
     """Whether what they do then comes first or too late, the output is right."""
     chance = random.Random(seed_of_this_run())
     workers.start(3)
-    bench.write(14, lines=6)
+    bench.write(12, lines=6)
     run = bench.start("slow", seconds=0.1, reduce_seconds=0.01)
     frozen = 0
-    while not run.is_over and frozen < 4:
+    while not run.is_over and frozen < 3:
         time.sleep(chance.uniform(0, 0.3))  # another moment of the work each time
         pids = workers.freeze(chance.choice(workers.processes))
         time.sleep(chance.uniform(1.1, 1.8))

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from bench import CUT, Bench
+from bench import CUT, Bench, Run
 from harness import RedisServer, Workers
 
 import rqmr
-from rqmr import scheduler, tick
+from rqmr import driver, scheduler, tick
 from rqmr.access import Where
 from rqmr.connection import connect
 from rqmr.runs import resume
@@ -146,39 +146,61 @@ def test_a_server_that_stands_still_for_8_seconds_is_waited_for(
     server: RedisServer, workers: Workers, bench: Bench
 ) -> None:
     workers.start(2)
-    bench.write(6)
-    run = bench.start("slow", CALM, seconds=0.05)
-    run.wait_until(lambda facts: facts.phases[0].committed and facts.running, what="some are done, others at work")
+    run = begun(bench)
     assert server.process
     server.process.send_signal(signal.SIGSTOP)
     time.sleep(8)
     server.process.send_signal(signal.SIGCONT)
     bench.assert_right(run, "slow", CALM)
+    assert 5 < run.away_for < 20
+    assert alive(workers) == [True] * 2
 
 
 @pytest.mark.parametrize("server", [("--appendonly", "yes")], indirect=True)
 def test_a_server_that_comes_back_with_its_data_is_waited_for(
     server: RedisServer, workers: Workers, bench: Bench
 ) -> None:
+    """Workers that were busy have exited meanwhile; others take their place."""
     workers.keep(2)
-    bench.write(6)
-    run = bench.start("slow", CALM, seconds=0.05)
-    run.wait_until(lambda facts: facts.phases[0].committed and facts.running, what="some are done, others at work")
+    run = begun(bench)
     server.kill()
-    time.sleep(5)
+    time.sleep(6)
     server.start()
     bench.assert_right(run, "slow", CALM)
+    assert 5 < run.away_for < 20
 
 
 def test_a_server_that_comes_back_empty_fails_the_run_at_once(
     server: RedisServer, workers: Workers, bench: Bench, redis: Any
 ) -> None:
+    """Nothing is written for it any more."""
     workers.keep(2)
-    bench.write(6)
-    run = bench.start("slow", CALM, seconds=0.05)
-    run.wait_until(lambda facts: facts.phases[0].committed and facts.running, what="some are done, others at work")
+    run = begun(bench)
     server.kill()
     server.start()
-    with pytest.raises(rqmr.RunFailed, match=f"{run.id} is gone from Redis"):
+    with pytest.raises(rqmr.RunFailed, match=f"{run.id} is gone from Redis: was it flushed or restarted without"):
         run.result(5)
+    assert not run.output.exists()
+    workers.stop()
     assert not list(redis.scan_iter("rqmr:*"))
+
+
+def test_a_server_that_stays_away_is_given_up_with_how_to_go_on(
+    server: RedisServer, workers: Workers, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a minute; the run isn't over for that."""
+    monkeypatch.setattr(driver, "_PATIENCE_SECONDS", 1)
+    workers.start(1)
+    run = begun(bench)
+    server.kill()
+    with pytest.raises(rqmr.RunFailed, match="Redis doesn't answer any more") as error:
+        run.result(5)
+    assert f"rqmr attach {run.id}" in error.value.advice
+
+
+def begun(bench: Bench) -> Run:
+    """A run of which some is done, and more is being done."""
+    bench.write(6)
+    run = bench.start("slow", CALM, seconds=0.05)
+    run.wait_until(lambda facts: facts.phases[0].committed and facts.running, what="some is done, more is being done")
+    return run

@@ -9,18 +9,18 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import Workers, wait_until
-from terminals import Desk, Terminal, files
+from harness import Workers
+from terminals import Desk, files
 
 from rqmr.access import Where
-from rqmr.errors import RefusedError, RunFailed
+from rqmr.errors import RefusedError
 from rqmr.model import RunState
 from rqmr.runs import resume
 from rqmr.view import Silent
 
 WORDS = ("some words", "more words and others", "the bug", "other words", "the last words")
 #: Every map and every reduce leaves a mark; `bug` is what happens at a word, in `where`.
-JOB = '''
+JOB = """
 import pathlib, time
 from rqmr import Job, Lines, Sum, Whole
 
@@ -43,11 +43,11 @@ class Words(Job):
     def meet(self, word, where):
         if word == "bug" and where == "{where}":
             {bug}
-'''
-REDUCER = '''def reducer(self, key, values):
+"""
+REDUCER = """def reducer(self, key, values):
         self.meet(key, "reduce")
         self.mark(f"reduce-{key}")
-        yield key, sum(values)'''
+        yield key, sum(values)"""
 BUG, MENDED = 'raise ValueError("a bug")', "pass"
 
 

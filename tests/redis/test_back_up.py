@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from rqmr.model import Kind, TaskId
+
 
 def test_a_stragglers_task_is_pending_for_another_worker(run):
     """The task stands in its usual place, and the straggler goes on."""
@@ -114,3 +118,47 @@ def test_a_backup_that_is_lost_can_be_replaced(run):
 
     assert run.state.back_up(straggler.attempt, "slow") == "BACKED UP"
     assert "s0-m0000" in run.line()
+
+
+@pytest.mark.parametrize("how", ["lost", "failed", "released"])
+def test_a_task_whose_straggler_is_gone_may_have_a_backup_again(run, how):
+    """The attempt that follows can be slow, too, and nobody else has the task."""
+    straggler = run.claim("slow", named="s0-m0000")
+    run.state.back_up(straggler.attempt, "slow")
+    {"lost": run.lose, "failed": run.fail, "released": lambda each: run.state.release(each.attempt)}[how](straggler)
+    assert not run.state.facts().backups
+
+    again = run.claim("slower", named="s0-m0000")
+
+    assert run.state.back_up(again.attempt, "slower") == "BACKED UP"
+
+
+def test_a_task_that_was_opened_again_may_have_a_backup_again(run):
+    """The backup that it had has committed, and the straggler is told to stop."""
+    straggler = run.claim("slow", named="s0-m0000")
+    run.state.back_up(straggler.attempt, "slow")
+    backup = run.claim("other", named="s0-m0000")
+    outcome = run.write(backup, 0)
+    run.commit(backup, outcome)
+    run.state.release(straggler.attempt)
+    run.state.reopen(backup.attempt, outcome, TaskId(0, Kind.REDUCE, 0))
+
+    again = run.claim("slow", named="s0-m0000")
+
+    assert run.state.back_up(again.attempt, "slow") == "BACKED UP"
+
+
+def test_a_task_that_others_wait_for_stays_before_all_others(run):
+    """An old look at the facts can make a straggler of an attempt whose task was opened again meanwhile."""
+    slow = run.claim("slow", named="s0-m0002")
+    run.lose(slow)
+    winner = run.claim("other", named="s0-m0002")
+    run.renew(slow)
+    outcome = run.write(winner, 0)
+    run.commit(winner, outcome)
+    run.state.reopen(winner.attempt, outcome, TaskId(0, Kind.REDUCE, 0))
+    assert run.line()[0] == "s0-m0002"
+
+    assert run.state.back_up(slow.attempt, "slow") == "BACKED UP"
+
+    assert run.line()[0] == "s0-m0002"

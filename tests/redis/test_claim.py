@@ -76,6 +76,25 @@ def test_a_reopened_map_goes_before_the_named_one(run):
     assert str(run.claim(named="s0-m0001").attempt) == "s0-m0002-a2"
 
 
+def test_a_lost_task_goes_before_the_named_one_though_the_first_in_line_is_not_for_this_worker(make_run):
+    """A map that was opened again is pending, and the worker that was slow with it goes on with it, beaten."""
+    # Given two tasks that others wait for, the first of them backed up
+    run = make_run(maps=4)
+    slow, other = run.claim("slow", named="s0-m0000"), run.claim("other", named="s0-m0001")
+    run.lose(slow)
+    winner = run.claim("third", named="s0-m0000")
+    run.renew(slow)
+    outcome = run.write(winner, 0)
+    run.commit(winner, outcome)
+    run.state.reopen(winner.attempt, outcome, NOBODY)
+    run.state.back_up(slow.attempt, "slow")
+    run.lose(other)
+    assert run.line() == ["s0-m0000", "s0-m0001", "s0-m0002", "s0-m0003"]
+
+    # Then the worker that is slow gets the second one
+    assert str(run.claim("slow", named="s0-m0003").attempt) == "s0-m0001-a2"
+
+
 def test_tasks_of_a_later_phase_are_never_given(run):
     """Reduce tasks that wait for a map stay in line, even when a ticket names one."""
     # Given a run whose reduce tasks were pending when one map was opened again
@@ -249,3 +268,39 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert str(run.claim().attempt) == "s0-m0000-a1"
+
+
+def test_a_claim_that_comes_late_takes_no_task(run):
+    """Its connection hung; its horse has asked again through another, has got the answer and gone on."""
+    run.claim(token="horse", sequence=1)
+    second = run.claim(token="horse", sequence=2)
+    before = run.dump()
+
+    assert run.ask(token="horse", sequence=1) == "NOTHING"
+
+    assert run.dump() == before
+    assert run.claim(token="horse", sequence=2) == second
+
+
+def test_who_follows_a_death_is_careful(run):
+    """It tells its records, so that it is known where it dies; asked twice, it hears the same."""
+    first = run.claim(named="s0-m0001")
+    assert not first.careful
+    run.die(first)
+
+    careful = run.claim(named="s0-m0001", token="horse", sequence=1)
+
+    assert careful.careful
+    assert run.claim(token="horse", sequence=1) == careful
+    assert not run.claim(named="s0-m0000").careful, "another task is none the worse for it"
+
+
+def test_records_that_processes_died_at_are_told_with_the_claim(make_run):
+    run = make_run(skip_bad=2)
+    for _ in range(2):
+        run.die(run.claim(named="s0-m0001"), at=7, how="SIGSEGV")
+
+    claim = run.claim(named="s0-m0001", token="horse", sequence=1)
+
+    assert claim.bad == {7: "SIGSEGV"}
+    assert run.claim(token="horse", sequence=1) == claim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rqmr.model import Memory, Neighbour, Shortage
-from rqmr.segments import drop_segments, segments_size
+from rqmr.segments import segments_size
 
 FULL = Memory(used=90 << 20, limit=100 << 20)
 FREE = Memory(used=50 << 20, limit=100 << 20)
@@ -90,6 +90,16 @@ def test_the_memory_of_the_server_is_a_fact(run, maxmemory):
     assert memory.share == memory.used / memory.limit
 
 
+def test_a_server_that_evicts_is_never_full(run, maxmemory, redis):
+    """A cache is always at its limit, and refuses nothing."""
+    maxmemory(64 << 20)
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert run.state.facts().memory.limit == 0
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+
+
 def test_where_it_may_not_be_asked_there_is_no_limit(run, maxmemory, redis):
     """A server that others run gives its users little."""
     maxmemory(64 << 20)
@@ -134,17 +144,3 @@ def test_the_size_of_the_segments_is_what_they_take(run):
         run.write(claim, 0, 1, content=bytes(100_000))
 
     assert 400_000 < segments_size(run.state, 0) < 500_000
-
-
-def test_a_run_whose_segments_were_dropped_begins_anew(run):
-    """A failed run gives way to others; who resumes it runs all of its tasks again."""
-    for claim in (run.claim(), run.claim()):
-        run.commit(claim, run.write(claim, 0, 1))
-    run.end("failed")
-
-    drop_segments(run.state)
-
-    assert not list(run.redis.scan_iter(f"{run.keys.run}:s0*"))
-    assert run.state.resume(run.spec, b"the code", fresh=False)
-    assert run.line() == ["s0-m0000", "s0-m0001", "s0-m0002"]
-    assert run.claim().attempt.number == 2

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from rqmr.model import Failure, RunState
+from rqmr.model import Failure, Outcome, RunState, Skipped
 
 
 def resume(run, *, fresh: bool = False, code: str = "mended") -> bool:
@@ -141,3 +141,68 @@ def test_a_resumed_run_can_be_finished(make_run):
     run.commit_phase()
     assert run.state.finish(RunState.SUCCEEDED) == "succeeded"
     assert run.state.finish(RunState.FAILED, Failure("too late")) == "succeeded"
+
+
+def test_a_run_that_failed_before_a_barrier_was_passed_goes_on_there(make_run):
+    """All that was begun is committed, and that isn't all there is."""
+    run = make_run(maps=2, reducers=2)
+    while claim := run.claim():
+        run.commit(claim)
+    run.state.finish(RunState.FAILED)
+
+    resume(run)
+
+    assert run.state.facts().phase == 0
+    assert run.state.advance(0) == "ADVANCED"
+    assert run.line() == ["s0-r0000", "s0-r0001"]
+
+
+def test_a_run_that_failed_when_all_was_committed_is_complete(make_run):
+    """What is left is the collecting."""
+    run = make_run(maps=1, reducers=1)
+    run.commit_phase()
+    run.commit_phase()
+    run.state.finish(RunState.FAILED)
+
+    resume(run)
+
+    assert run.state.facts().phase == 2
+    assert run.line() == []
+
+
+def test_a_run_that_has_not_failed_loses_no_segment(make_run):
+    """Two people resume a run, or one does twice: who comes second finds it running, and takes nothing away."""
+    run = make_run(maps=1, max_failed=1)
+    run.fail(run.claim())
+    assert resume(run, fresh=True, code="mended")
+    claim = run.claim()
+    outcome = run.write(claim, 0, 1)
+
+    assert not resume(run, fresh=True, code="mended otherwise")
+    assert resume(run, fresh=True, code="mended")
+
+    assert run.commit(claim, outcome)[0] == "COMMITTED"
+
+
+@pytest.mark.parametrize(("fresh", "left"), [(False, b"1"), (True, None)])
+def test_what_the_winners_that_are_kept_have_skipped_still_counts(make_run, fresh, left):
+    run = make_run(maps=2, max_failed=1, skip_bad=5)
+    skips = Outcome(10, 100, 0, {}, skipped=(Skipped(3, "a.txt", 30, "'3'", "it is bad"),))
+    run.commit(run.claim(), skips)
+    run.fail(run.claim())
+
+    resume(run, fresh=fresh)
+
+    assert run.redis.hget(run.keys.run, "skipped") == left
+
+
+def test_records_that_processes_died_at_are_tried_by_the_mended_job(make_run):
+    run = make_run(maps=1, max_failed=1, skip_bad=5)
+    for _ in range(2):
+        run.die(run.claim(), at=3)
+    run.fail(run.claim())
+
+    resume(run)
+
+    claim = run.claim()
+    assert (claim.careful, claim.bad) == (False, {})

@@ -379,6 +379,33 @@ def test_strict_decoding_names_the_line_that_is_not_text(here: Path) -> None:
     assert (caught.value.source, caught.value.offset) == ("file", 10)
 
 
+@pytest.mark.parametrize(
+    ("reader", "content", "found"),
+    [
+        (Lines(), b"a\r\nb\xe9d\r\n\n\xe9\r\nc\r", ["a", 3, "", 9, "c\r"]),
+        (JsonLines(), b"1\n\n\xe9\n \n{\n2", [1, 3, 7, 2]),
+        (Whole(), b"a\n\xe9", [0]),
+        (Csv(header=False), b'a,b\n"c"d,e\n"\xe9",f\ng,h\n', [["a", "b"], 4, 11, ["g", "h"]]),
+    ],
+)
+def test_after_a_record_that_is_not_readable_come_the_next_ones(
+    here: Path, reader: Reader, content: bytes, found: list[Any]
+) -> None:
+    """Each raises in its turn, with the offset of its line; who doesn't stop there gets all others."""
+    (piece,) = cut([source_of(str(write("file", content)))], MIB, reader.splittable)[0].pieces
+    told = []
+    for block in reader.blocks(piece, STRICT):
+        turns = iter(block.records)
+        while True:
+            try:
+                told.append(next(turns))
+            except StopIteration:
+                break
+            except UnreadableRecord as error:
+                told.append(error.offset)
+    assert told == found
+
+
 def test_a_signature_is_dropped_from_the_file_s_start_only(here: Path) -> None:
     """With utf-8-sig; a U+FEFF further down is text, wherever the file is cut."""
     how = Settings(encoding="UTF_8_SIG", decode_errors="strict")

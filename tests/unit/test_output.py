@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rqmr.errors import CarryError, OutputError
-from rqmr.model import Part
+from rqmr.model import Kind, Part, Skipped, TaskId
 from rqmr.output import LOG, SUCCESS, Output, PartWriter, from_json, read_records, spell, to_json, tsv_field
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
@@ -329,6 +329,23 @@ def test_collecting_goes_on_where_a_crash_ended_it(tmp_path: Path, renamed: int)
     assert content(tmp_path / "out") == {
         "_SUCCESS": b"", "part-00000": b"one", "part-00001": b"two", "part-00002": b"three",
     }  # fmt: skip
+
+
+def test_what_was_skipped_is_listed_however_often_it_is_collected(tmp_path: Path) -> None:
+    """One JSON object a line; a later output of the same directory doesn't inherit it."""
+    output = prepared(tmp_path / "out")
+    parts = staged(output, b"one")
+    task = TaskId(0, Kind.MAP, 3)
+    skipped = [(task, Skipped(7, "é.txt", 70, "'a\\tb'", "ValueError: no")), (task, Skipped(9, "b", 90, "''", "…"))]
+    for _ in range(2):
+        output.collect(parts, skipped)
+        assert (tmp_path / "out/_skipped.jsonl").read_text().splitlines() == [
+            '{"task":"s0-m0003","source":"é.txt","offset":70,"record":"\'a\\\\tb\'","message":"ValueError: no"}',
+            '{"task":"s0-m0003","source":"b","offset":90,"record":"\'\'","message":"…"}',
+        ]
+    again = prepared(tmp_path / "out", overwrite=True)
+    again.collect(staged(again, b"two"))
+    assert sorted(content(tmp_path / "out")) == ["_SUCCESS", "part-00000"]
 
 
 @pytest.mark.parametrize("found", [None, b"other", b"tw0"])

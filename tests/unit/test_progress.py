@@ -361,9 +361,26 @@ def test_that_a_run_waits_for_memory_is_told_with_what_is_used_and_who_can_not_w
         facts(running=(waiting, attempt(1))), memory=Memory(1800 << 20, 2 << 30), shortage=Shortage(START, 0, 0)
     )
     lines = picture(view, stream, now, facts(), short)
-    assert "waits for memory: 1.8 of 2.0 GiB used on the server; 1 attempt can't write" in lines
+    assert "waits for memory on the server:" in lines
+    assert "  1.8 of 2.0 GiB used; 1 attempt can't write" in lines
     assert any("map 1" in line for line in lines)
     assert not any("waits for memory" in line for line in picture(view, stream, now, facts(START + 6000)))
+    view.end()
+
+
+def test_that_redis_is_away_is_told_until_it_answers() -> None:
+    view, stream, now = live()
+    picture(view, stream, now, facts(running=(attempt(0),)))
+
+    def told(seconds: float) -> str:
+        stream.truncate(0)
+        now.now += 1
+        view.away(seconds)
+        return stream.getvalue()
+
+    assert "doesn't answer" not in told(1.9)
+    assert "Redis doesn't answer, for 7 s now; waiting for it" in told(7.2)
+    assert not any("answer" in line for line in picture(view, stream, now, facts(running=(attempt(0),))))
     view.end()
 
 
@@ -466,11 +483,7 @@ def test_a_log_tells_what_happens_without_escape_codes() -> None:
     view.begin(HEADER)
     noisy = [Event(START, "claimed", "s0-m0000-a1", ""), Event(START, "committed", "s0-m0000-a1", "")]
     view.update(facts(), [*noisy, Event(START, "failed", "s0-m0001-a1", "\x1b[31mboom\x1b[0m")])
-    paused = [
-        Event(START, "paused", "run", "waits for memory, 9.0 of 10.0 MiB used"),
-        Event(START, "went on", "run", ""),
-    ]
-    view.update(facts(), paused)
+    view.update(facts(), [Event(START, "paused", "run", "…"), Event(START, "went on", "run", "5.0 of 10.0 MiB used")])
     view.update(facts(START + 12_000, committed=40), [Event(START, "backed up", "s0-m0002-a1", "slow on rqmr-1a2b-w1")])
     view.printed("rqmr-1a2b-w1", "[red]x[/red]\x1b[31m")
     view.note("worker rqmr-1a2b-w1 died")
@@ -481,8 +494,7 @@ def test_a_log_tells_what_happens_without_escape_codes() -> None:
         "40 map tasks, 8 reduce tasks",
         "map 1 failed: boom",
         "map begins: 40 tasks",
-        "run paused: waits for memory, 9.0 of 10.0 MiB used",
-        "run went on",
+        "run went on: 5.0 of 10.0 MiB used",
         "map 2 backed up: slow on w1",
         "map is done: 40 tasks in 0:12, 400,000 records, 40.0 MiB",
         "w1 | [red]x[/red]",
@@ -511,6 +523,30 @@ def test_a_log_tells_once_that_nobody_listens() -> None:
     for second in range(5):
         view.update(facts(START + second * 1000, workers=0), ())
     assert stream.getvalue().count("no worker listens on queue 'rqmr'") == 1
+
+
+def test_a_log_tells_once_that_a_run_waits_for_memory() -> None:
+    view, stream, _ = log()
+    view.begin(HEADER)
+    for used in range(90, 95):
+        short = Memory(used << 20, 100 << 20)
+        view.update(msgspec.structs.replace(facts(), memory=short, shortage=Shortage(START, 0, 0)), ())
+    assert stream.getvalue().count("waits for memory on the server:  90.0 of 100.0 MiB used") == 1
+    assert stream.getvalue().count("memory") == 1
+
+
+def test_a_log_tells_once_that_redis_is_away_and_that_it_is_back() -> None:
+    view, stream, _ = log()
+    view.begin(HEADER)
+    for second in range(5):
+        view.away(second)
+    view.update(facts(), ())
+    view.update(facts(), ())
+    assert stream.getvalue().splitlines()[2:4] == [
+        "Redis doesn't answer, for 2 s now; waiting for it",
+        "Redis answers again",
+    ]
+    assert stream.getvalue().count("answer") == 2
 
 
 def test_quiet_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:

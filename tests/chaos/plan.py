@@ -1,0 +1,99 @@
+"""What will go wrong in which run, and when: all of it from one seed, and nothing from what happens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+#: Seconds of silence after which a task is another's, in every run of the storm.
+LEASE = 2.0
+#: A run's faults end after so many seconds and so many faults, so that a task can't be lost 20 times: that is the end
+#: of the run, and rightly so.
+_STORM_SECONDS = 12.0
+_MOST_FAULTS = 12
+_MEAN_GAP = 0.7
+#: Calls that raise in each phase of a run: fewer than the four tries of a task.
+_MOST_RAISES = 3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    at: float  # seconds after the beginning of the run
+    kind: str
+    where: float  # which of those that are there: 0 is the first, just below 1 the last
+    seconds: float  # how long it lasts, or until what was killed is replaced
+
+    def choose(self, things: Sequence[_T]) -> _T:
+        """Return the one that it hits."""
+        return things[int(self.where * len(things))]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens in one round: one run, or two at once."""
+
+    number: int
+    workloads: tuple[int, ...]
+    faults: tuple[Fault, ...]
+    raises: int
+    dawdles: int
+
+
+#: How often each comes, and how many seconds it lasts.
+KINDS: dict[str, tuple[float, float, float]] = {
+    "horse killed": (4, 0, 0),
+    "worker killed": (2, 0.2, 2),
+    "machine killed": (2, 0.2, 2),  # worker and horse
+    "all machines killed": (0.5, 0.2, 2),
+    "horse stopped": (2, LEASE + 0.5, 5),
+    "worker stopped": (1, LEASE + 0.5, 5),
+    "machine stopped": (2, LEASE + 0.5, 5),
+    "driver killed": (3, 0.2, 4),
+    "driver stopped": (2, LEASE + 0.5, 5),
+    "driver joined": (1, 0, 0),
+    "server paused": (1.5, 0.5, 6),
+    "server restarted": (1, 0, 2),
+    "server killed": (1, 0, 2),
+    "connections cut": (1.5, 0, 0),
+    "scripts flushed": (1, 0, 0),
+    "ticket deleted": (3, 0, 0),
+    "segment deleted": (2, 0, 0),
+    "segment damaged": (2, 0, 1),  # its seconds say where in the segment
+    "shuffle deleted": (1, 0, 0),  # all that is there for one reducer
+}
+
+
+def plan(seed: int, number: int, workloads: int) -> Plan:
+    """Return what happens in a round of the storm; each of the `workloads` comes once before one comes again."""
+    cycle, place = divmod(number - 1, workloads)
+    order = list(range(workloads))
+    random.Random(f"{seed} order {cycle}").shuffle(order)
+    chance = random.Random(f"{seed} round {number}")
+    chosen = [order[place]]
+    if chance.random() < 0.25:
+        chosen.append(chance.randrange(workloads))
+    return Plan(
+        number,
+        tuple(chosen),
+        tuple(_faults(chance)),
+        raises=chance.randint(0, _MOST_RAISES),
+        dawdles=chance.choice((0, 0, 0, 1)),
+    )
+
+
+def _faults(chance: random.Random) -> list[Fault]:
+    names, weights = list(KINDS), [weight for weight, _, _ in KINDS.values()]
+    faults: list[Fault] = []
+    at = chance.expovariate(1 / _MEAN_GAP)
+    while at < _STORM_SECONDS and len(faults) < _MOST_FAULTS:
+        (kind,) = chance.choices(names, weights)
+        _, shortest, longest = KINDS[kind]
+        faults.append(Fault(at, kind, chance.random(), chance.uniform(shortest, longest)))
+        at += chance.expovariate(1 / _MEAN_GAP)
+    return faults
