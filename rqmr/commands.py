@@ -155,8 +155,8 @@ def _row(told: Status) -> tuple[str, ...]:
 def _description(told: Status) -> list[str]:
     from rqmr.meter import clock, report, short_worker
 
-    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}, on {told.server}"]
-    lines.append(f"output  {_short(told.output)}")
+    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}"]
+    lines += [f"server    {told.server}", f"output    {_short(told.output)}"]
     for each in told.phases:
         counts = [f"{each.committed}/{each.tasks} committed", f"{each.running} running", f"{each.pending} pending"]
         counts += [f"{each.lost} lost"] * bool(each.lost) + [f"{each.failed} failed"] * bool(each.failed)
@@ -164,9 +164,9 @@ def _description(told: Status) -> list[str]:
     for attempt in told.attempts:
         age = clock(told.now_ms - attempt.started_ms)
         who = short_worker(attempt.worker, attempt.host)
-        lines.append(f"  {attempt.id}  {int(attempt.progress.fraction * 100)}%  {age}  on {who}")
-    if told.state in ("running", "stalled", "uncollected"):
-        lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen")
+        lines.append(f"  {attempt.id}  {int(attempt.fraction * 100)}%  {age}  on {who}")
+    if told.queue and told.state not in ("failed", "cancelled"):
+        lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen on queue '{told.queue}'")
     if told.state in _ADVICE:
         lines.append(_ADVICE[told.state].format(run=told.run))
     if told.summary:
@@ -178,9 +178,10 @@ def _description(told: Status) -> list[str]:
 
 
 _ADVICE = {
-    "stalled": "nobody drives it or works on it; rqmr attach {run} goes on with it, if workers listen",
-    "uncollected": "all its tasks are done; rqmr attach {run} collects the output",
-    "failed": "rqmr resume {run} goes on with it when the cause is mended",
+    "waiting": "no worker has taken it yet; if some listen, try:  rqmr attach {run}",
+    "stalled": "nobody drives it or works on it; to go on:  rqmr attach {run}",
+    "uncollected": "all its tasks are done; to collect the output:  rqmr attach {run}",
+    "failed": "to go on when the cause is mended:  rqmr resume {run}",
 }
 
 

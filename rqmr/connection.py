@@ -38,14 +38,14 @@ def connect(url: str) -> Client:
         ) from None
 
 
-def clone(connection: Client, *, patient: bool, seconds: float = 2) -> Client:
+def clone(connection: Client, *, patient: bool, seconds: float = 2, name: str = "") -> Client:
     """Return a client of the same server as RQ's connection, with rqmr's time-outs (RQ's has 415 s).
 
     `patient`: repeats for some seconds; otherwise gives up at once, for callers that come again anyway, after `seconds`
-    if there is no reply.
+    if there is no reply. `name`: what the server is told of its connections.
     """
     pool = connection.connection_pool
-    options = {**pool.connection_kwargs, **_options()}
+    options = {**pool.connection_kwargs, **_options()} | ({"client_name": name} if name else {})
     if not patient:
         options |= {"retry": Retry(NoBackoff(), 0), "socket_timeout": seconds, "socket_connect_timeout": 2}
     if issubclass(pool.connection_class, redis.UnixDomainSocketConnection):

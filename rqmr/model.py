@@ -145,6 +145,7 @@ class Spec(Struct, frozen=True):
     skip_bad: int = 0  # bad records that may be left out
     ends_with_driver: bool = False  # its server or its output does, so nobody else can go on with it
     shapes: tuple[str, ...] = ()  # what each step's segments hold
+    is_cut: bool = True  # whether map tasks may read parts of files
     input_bytes: int = 0
     plan: str = ""  # one line
     protocol: int = PROTOCOL

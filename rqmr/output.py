@@ -14,7 +14,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,6 +32,7 @@ LOG = "_log"
 #: The records that were left out, if any were.
 SKIPPED = "_skipped.jsonl"
 _STAGE = ".rqmr-"
+_OLD = ".old"  # what is about to go
 _BUFFER = 256 << 10  # bytes
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -150,6 +151,19 @@ class Output:
             self.discard()
             raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
 
+    def prepare_again(self) -> None:
+        """Create the stage of a run that goes on, if it is gone.
+
+        Raises:
+            OutputError: it can't be made, or the directory has an output by now.
+        """
+        if not self.stage.is_dir() and (self.directory / SUCCESS).exists():
+            raise OutputError(f"{self.directory} has another output by now: move it away first")
+        try:
+            self.stage.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
+
     def _check(self, *, overwrite: bool) -> None:
         if not self.directory.exists():
             return
@@ -159,7 +173,7 @@ class Output:
             if path.name == LOG or (overwrite and _is_output(path)):
                 continue
             if path.name.startswith(_STAGE):
-                other = path.name.removeprefix(_STAGE)
+                other = path.name.removeprefix(_STAGE).removesuffix(_OLD)
                 raise OutputError(
                     f"{self.directory} has what run {other} has made so far: go on with it (rqmr attach or resume "
                     f"{other}), remove it (rqmr cancel or rm {other}; or rm -r {path}), or give another -o"
@@ -174,9 +188,8 @@ class Output:
         Raises:
             OutputError: a part is neither in the stage nor in its place.
         """
-        for path in self._outdated(len(parts)):
-            path.unlink()
-        paths = [self.directory / f"part-{index:05d}" for index in range(len(parts))]
+        self._put_away(self._outdated(len(parts)))
+        paths = [self._path_of(index) for index in range(len(parts))]
         for part, path in zip(parts, paths, strict=True):
             source = self.stage / part.file
             self._collected.append(path)
@@ -185,15 +198,45 @@ class Output:
             except FileNotFoundError:
                 self._collected.pop()
                 if not _is_same(path, part):  # else it was done before, by this driver or another
-                    raise OutputError(f"{source} is gone before it was collected; run the job again") from None
+                    raise OutputError(f"{source} is gone before it was collected; was it removed?") from None
         if skipped:
             self._collected.append(self.directory / SKIPPED)
             lines = [_skipped_line(task, each) for task, each in skipped]
             (self.directory / SKIPPED).write_text("".join(lines), encoding="utf-8")
+        self._remove_stage()
         (self.directory / SUCCESS).touch()
         self._collected.clear()
-        shutil.rmtree(self.stage, ignore_errors=True)
         return paths
+
+    def withdraw(self, parts: Iterable[tuple[int, Part]]) -> None:
+        """Remove those of the parts, each of them with its number, that were moved to their names without _SUCCESS."""
+        if not (self.directory / SUCCESS).exists():
+            for index, part in parts:
+                if _is_same(path := self._path_of(index), part):
+                    path.unlink()
+                    (self.directory / SKIPPED).unlink(missing_ok=True)
+
+    def _path_of(self, index: int) -> Path:
+        return self.directory / f"part-{index:05d}"
+
+    def take_back(self, paths: Iterable[Path]) -> None:
+        """Remove what was collected."""
+        for path in (self.directory / SUCCESS, self.directory / SKIPPED, *paths):
+            path.unlink(missing_ok=True)
+
+    def _put_away(self, paths: Iterable[Path]) -> None:
+        # Into the stage, which goes: so a collector that has slept while another was faster takes nothing away.
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(self.stage / f"{path.name}{_OLD}")
+
+    def _remove_stage(self) -> None:
+        # Under another name first: attempts that are late may still open files in it, but not in what isn't there.
+        gone = self.stage.with_name(self.stage.name + _OLD)
+        with contextlib.suppress(OSError):
+            self.stage.replace(gone)
+        for path in (gone, self.stage):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _outdated(self, parts: int) -> Iterator[Path]:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
@@ -229,7 +272,7 @@ class Output:
             return
         for path in self._collected:
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.stage, ignore_errors=True)
+        self._remove_stage()
         for path in self.made:
             with contextlib.suppress(OSError):  # it isn't empty, or wasn't made
                 path.rmdir()

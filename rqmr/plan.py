@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from rqmr.config import Config
 from rqmr.errors import InputError, JobError, ParameterError, RefusedError
@@ -86,13 +87,7 @@ def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
     else:
         package, loaded, name = _package_of(job), job, job.__module__.rpartition(".")[2]
         name = Path(package.modules[package.entry].path).stem if name == "__main__" else name
-    try:
-        instance = loaded(**parameters)
-        steps_of(instance)
-    except RefusedError:
-        raise
-    except Exception as error:
-        raise JobError(f"{loaded.__name__} can't be set up with these parameters:\n{user_traceback(error)}") from error
+    instance = _instance(loaded, parameters)
     try:
         plain = msgspec.to_builtins(dict(parameters))
     except (TypeError, ValueError) as error:
@@ -107,7 +102,37 @@ def program_of(spec: Spec, package: Package) -> Program:
         JobError: the package can't be imported, or has no such job any more.
     """
     loaded = load(package, spec.job_class)
-    return Program(spec.job, loaded(**spec.params), spec.params, package)
+    return Program(spec.job, _instance(loaded, spec.params), spec.params, package)
+
+
+def _instance(job: type[Job], parameters: Mapping[str, Any]) -> Job:
+    try:
+        instance = job(**parameters)
+        steps_of(instance)
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise JobError(f"{job.__name__} can't be set up with these parameters:\n{user_traceback(error)}") from error
+    return instance
+
+
+def refit(spec: Spec, program: Program) -> Spec:
+    """Return a planned run's spec for another version of its program.
+
+    Raises:
+        JobError: it would have to be planned in another way.
+    """
+    steps = steps_of(program.job)
+    if spec.is_cut and not program.job.reader.splittable:
+        raise JobError(f"{spec.job} reads whole files now, and the run's input is cut: run the job anew")
+    if _phases(steps, spec.phases[0].tasks, spec.phases[-1].tasks) != spec.phases:
+        raise JobError(f"{spec.job} has other steps now than the run: run the job anew")
+    return structs.replace(
+        spec,
+        code=program.package.content_hash,
+        job_class=type(program.job).__name__,
+        shapes=tuple(step.shape for step in steps),
+    )
 
 
 def plan(
@@ -161,6 +186,7 @@ def plan(
         skip_bad=config.skip_bad,
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
+        is_cut=program.job.reader.splittable,
         input_bytes=total,
         plan=_described(phases, total, len(sources), workers),
     )

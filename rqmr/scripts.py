@@ -191,16 +191,17 @@ class Scripts:
         keys = [self._keys.run, self._keys.events]
         return str(self._call("pause", keys, "" if committed is None else committed, used, note))
 
-    def finish(self, state: str, failure: bytes = b"") -> str:
+    def finish(self, state: str, failure: bytes, end: bytes, keep_ms: int, *, seen: bool) -> str:
         """Return the run's state, or "gone"."""
-        return str(self._call("finish", [self._keys.run, self._keys.events], state, failure))
+        k = self._keys
+        return str(self._call("finish", [k.run, k.events, k.end], state, failure, end, keep_ms, "seen" if seen else ""))
 
     def resume(self, spec: bytes, phases: Sequence[Phase], *, fresh: bool) -> str:
         """Return "RESUMED", the run's state if it hasn't failed, or "gone"."""
         k = self._keys
         of_phases = [key for phase in phases for key in (k.winners(phase), k.totals(phase))]
         of_phases += self._shuffles(phases) if fresh else []
-        keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases]
+        keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases, k.end]
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""
         return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))

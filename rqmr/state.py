@@ -24,6 +24,7 @@ from rqmr.model import (
     PROTOCOL,
     AttemptId,
     Claim,
+    End,
     Event,
     Facts,
     Failure,
@@ -150,9 +151,12 @@ class State:
             raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
         return msgspec.msgpack.decode(data, type=Split)
 
-    def finish(self, state: RunState, failure: Failure | None = None) -> RunState | None:
-        """Give the run its last state; return the one it has, None if the run is gone."""
-        reply = self.scripts.finish(state, _pack(failure) if failure else b"")
+    def finish(
+        self, state: RunState, failure: Failure | None = None, end: End | None = None, *, seen: bool = False
+    ) -> RunState | None:
+        """Give the run its last state (unless it was `seen` in it), and write down how it ended; return its state."""
+        why, how = (_pack(told) if told else b"" for told in (failure, end))
+        reply = self.scripts.finish(state, why, how, registry.KEEP_MS, seen=seen)
         return None if reply == "gone" else RunState(reply)
 
     def resume(self, spec: Spec, package: bytes, *, fresh: bool) -> bool:
