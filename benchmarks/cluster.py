@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rqmr.connection import connect
 from rqmr.server import Server, find_server, server_command
-from rqmr.sessions import members, send
+from rqmr.sessions import die_with, members, send
 
 
 class Cluster:
@@ -24,29 +24,33 @@ class Cluster:
         self.directory = directory
         self.url = url
         self.client = connect(url)
-        self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.command: subprocess.Popen[bytes] | None = None
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._started = 0
 
     def start_worker(self) -> None:
         """Start one more `rq worker`. Each has a new name: RQ takes the old one for alive."""
-        name = f"worker-{len(self.workers) + 1}"
+        self._started += 1
+        name, parent = f"worker-{self._started}", os.getpid()
         with (self.directory / f"{name}.log").open("wb") as log:
-            self.workers[name] = subprocess.Popen(
+            self._workers[name] = subprocess.Popen(
                 [sys.executable, "-m", "rq.cli", "worker", "--name", name, "rqmr"],
                 env={**os.environ, "RQ_REDIS_URL": self.url},
                 cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=lambda: die_with(parent),
             )  # fmt: skip
 
     def wait_for_workers(self) -> None:
         """Return when all workers that were started listen."""
         deadline = time.monotonic() + 60
-        while self.client.scard("rq:workers:rqmr") < len(self.workers):
+        while self.client.scard("rq:workers:rqmr") < self._started:
             if time.monotonic() > deadline:
                 raise SystemExit("the workers didn't start:\n" + (self.directory / "worker-1.log").read_text())
             time.sleep(0.05)
 
-    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+    def kill(self, name: str) -> None:
         """SIGKILL a worker together with its work-horse, as a machine that goes down does."""
+        worker = self._workers.pop(name)
         family = members({worker.pid})
         send(signal.SIGKILL, [worker.pid, *family - {worker.pid}])
         worker.wait()
@@ -71,8 +75,8 @@ class Cluster:
         if self.command and self.command.poll() is None:
             self.command.kill()
             self.command.wait()
-        for worker in self.workers.values():
-            self.kill(worker)
+        for name in list(self._workers):
+            self.kill(name)
         self.client.close()
 
 

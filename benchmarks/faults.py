@@ -6,8 +6,8 @@
 
 Every run has a private server and real `rq worker`s of its own, and is the real command, `python -m rqmr run`; what is
 killed gets a real SIGKILL. A run whose output isn't what --inline gives fails the benchmark. The rows of a round follow
-each other, and each is compared with the run without a fault of its own round, so that a machine that is slower for a
-minute changes no ratio. The table goes to stdout, in Markdown.
+each other, and each is compared with the run without a fault of its own round, so that a machine whose speed drifts
+changes the ratios little. The table goes to stdout, in Markdown.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def killed_in(phase: int) -> Fault:
         victim = min(facts.running, key=lambda each: each.started_ms, default=None)  # it has the most to lose
         if victim is None:
             return False
-        cluster.kill(cluster.workers[victim.worker])
+        cluster.kill(victim.worker)
         cluster.start_worker()
         return True
 
@@ -230,7 +230,6 @@ class Table:
     def _legend(self) -> Iterator[str]:
         load, task = self.load, self.load.seconds
         usual = statistics.median(each.seconds for each in self.measures["none"])
-
         once = (task + 1) / load.workers
 
         def share(seconds: float) -> str:

@@ -46,9 +46,9 @@ from rqmr.tick import tick
 _TURN_SECONDS = 3.0
 #: How long a horse that stands by does so at least, though others' RQ jobs wait: two runs' horses would else take turns
 #: as fast as RQ can fork.
-_LEAST_STAND_SECONDS = 1.0
+_LEAST_STAND_SECONDS = 0.2
 #: Seconds between two looks of a horse that stands by.
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.2
 
 
 def run_ticket(run: str, ticket: str, task: str) -> None:

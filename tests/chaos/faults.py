@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import redis
 from machines import QUEUE, Agenda, Server, Worker, Workers
@@ -16,6 +17,8 @@ from rqmr.sessions import send
 _DAMAGE = "return redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 and redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 #: Two commands at once go on with the run of a killed driver in so many cases out of one.
 _BOTH = 0.3
+#: From one cut of the connections to the next.
+_CUT_SECONDS = 0.1
 
 
 class Faults:
@@ -49,7 +52,9 @@ class Faults:
 
     def strike(self, fault: Fault, runs: Sequence[Run]) -> bool:
         """Do a fault, to one of the runs if it is about one; return whether there was anything to hit."""
-        run = fault.choose([run for run in runs if not run.is_over])
+        if not (living := [run for run in runs if not run.is_over]):
+            return False
+        run = fault.choose(living)
         try:
             return self._kinds[fault.kind](fault, run)
         except redis.RedisError:
@@ -159,6 +164,9 @@ class Faults:
     def _cut(self, fault: Fault, run: Run) -> bool:
         for kind in ("NORMAL", "PUBSUB"):
             self._server.client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        if fault.seconds > _CUT_SECONDS:
+            again = replace(fault, seconds=fault.seconds - _CUT_SECONDS)
+            self._agenda.add(_CUT_SECONDS, lambda: self.strike(again, [run]))
         return True
 
     def _flush_scripts(self, fault: Fault, run: Run) -> bool:

@@ -24,7 +24,7 @@ _MOST_RAISES = 3
 class Fault:
     """One thing that goes wrong."""
 
-    at: float  # seconds after the beginning of the run
+    at: float  # seconds after the beginning of the round, or after a run's last commit
     kind: str
     where: float  # which of those that are there: 0 is the first, just below 1 the last
     seconds: float  # how long it lasts, or until what was killed is replaced
@@ -41,6 +41,7 @@ class Plan:
     number: int
     workloads: tuple[int, ...]
     faults: tuple[Fault, ...]
+    at_the_end: tuple[Fault, ...]  # when all tasks of a run are committed, and its output is collected
     raises: int
     dawdles: int
 
@@ -60,13 +61,18 @@ KINDS: dict[str, tuple[float, float, float]] = {
     "server paused": (1.5, 0.5, 6),
     "server restarted": (1, 0, 2),
     "server killed": (1, 0, 2),
-    "connections cut": (1.5, 0, 0),
+    "connections cut": (1.5, 0, 1.5),  # again and again, so that replies get lost
     "scripts flushed": (1, 0, 0),
     "ticket deleted": (3, 0, 0),
     "segment deleted": (2, 0, 0),
     "segment damaged": (2, 0, 1),  # its seconds say where in the segment
     "shuffle deleted": (1, 0, 0),  # all that is there for one reducer
 }
+
+#: Those that come while the output is collected, in so many rounds out of one.
+_AT_THE_END = ("driver killed", "driver stopped", "driver joined", "server killed", "connections cut")
+_ENDS_BADLY = 0.5
+_END_SECONDS = 0.2
 
 
 def plan(seed: int, number: int, workloads: int) -> Plan:
@@ -82,6 +88,7 @@ def plan(seed: int, number: int, workloads: int) -> Plan:
         number,
         tuple(chosen),
         tuple(_faults(chance)),
+        tuple(_faults_at_the_end(chance)),
         raises=chance.randint(0, _MOST_RAISES),
         dawdles=chance.choice((0, 0, 0, 1)),
     )
@@ -92,8 +99,17 @@ def _faults(chance: random.Random) -> list[Fault]:
     faults: list[Fault] = []
     at = chance.expovariate(1 / _MEAN_GAP)
     while at < _STORM_SECONDS and len(faults) < _MOST_FAULTS:
-        (kind,) = chance.choices(names, weights)
-        _, shortest, longest = KINDS[kind]
-        faults.append(Fault(at, kind, chance.random(), chance.uniform(shortest, longest)))
+        faults.append(_fault(chance, at, chance.choices(names, weights)[0]))
         at += chance.expovariate(1 / _MEAN_GAP)
     return faults
+
+
+def _faults_at_the_end(chance: random.Random) -> list[Fault]:
+    if chance.random() >= _ENDS_BADLY:
+        return []
+    return [_fault(chance, chance.uniform(0, _END_SECONDS), kind) for kind in chance.sample(_AT_THE_END, k=2)]
+
+
+def _fault(chance: random.Random, at: float, kind: str) -> Fault:
+    _, shortest, longest = KINDS[kind]
+    return Fault(at, kind, chance.random(), chance.uniform(shortest, longest))

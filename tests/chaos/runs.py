@@ -70,6 +70,7 @@ class Run:
         self.marks.mkdir(parents=True)
         self.id = ""
         self.is_over = False
+        self.is_complete = False  # all tasks are committed, and what is left is the collecting
         self.events: list[Event] = []
         self._server = server
         self._agenda = agenda
@@ -144,8 +145,12 @@ class Run:
 
     def listen(self) -> bool:
         """Read the new events; return whether there are some."""
-        self._position, events = State(self._server.client, self.id).events(self._position)
+        state = State(self._server.client, self.id)
+        self._position, events = state.events(self._position)
         self.events += events
+        if events and not self.is_complete:
+            phase = self._server.client.hget(state.keys.run, "phase")
+            self.is_complete = phase is not None and int(phase) == len(state.spec.phases)
         return bool(events)
 
     def differences(self) -> list[str]:

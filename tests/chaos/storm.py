@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import redis
 from faults import Faults
 from machines import QUEUE, Agenda, Broken, Server, Workers, adopt_orphans, descendants, end_all, wait_until
-from plan import KINDS, Plan, plan
+from plan import KINDS, Fault, Plan, plan
 from runs import Run
 from workloads import Workload, workloads
 
@@ -141,24 +142,33 @@ class Storm:
         """Let the faults come until all of the runs are over; return how often each has struck."""
         struck: collections.Counter[str] = collections.Counter()
         to_come = collections.deque(planned.faults)
+        ending: list[Run] = []
         began = heard = time.monotonic()
+
+        def strike(fault: Fault, runs: list[Run]) -> None:
+            struck[fault.kind] += self.faults.strike(fault, runs)
+
         while not all(run.is_over for run in runs):
             now = time.monotonic()
             self.agenda.work()
             while to_come and now - began >= to_come[0].at:
-                fault = to_come.popleft()
-                struck[fault.kind] += self.faults.strike(fault, runs)
+                strike(to_come.popleft(), runs)
             self.workers.keep()
             self.server.check()
             for run in runs:
                 run.keep()
             if self._hear(runs):
                 heard = now
+            for run in runs:
+                if run.is_complete and run not in ending:
+                    ending.append(run)
+                    for fault in planned.at_the_end:
+                        self.agenda.add(fault.at, partial(strike, fault, [run]))
             if now - heard > _SILENCE_SECONDS:
                 raise Broken(f"nothing has happened for {_SILENCE_SECONDS:g} s")
             if now - began > _MOST_SECONDS:
                 raise Broken(f"not over after {_MOST_SECONDS:g} s")
-            time.sleep(0.05)
+            time.sleep(0.02)
         return struck
 
     def _hear(self, runs: list[Run]) -> bool:

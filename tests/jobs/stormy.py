@@ -1,4 +1,4 @@
-"""Word count, inverted index and sort, whose code raises or dawdles now and then, as often as marks allow.
+"""Word count, inverted index, sort and others, whose code raises or dawdles now and then, as often as marks allow.
 
 Without `marks` they don't, and the output is the same: that is what the oracle is given.
 """
@@ -12,7 +12,7 @@ from zlib import crc32
 
 from marks import first
 
-from rqmr import Distinct, Job, Sum
+from rqmr import Distinct, Job, Step, Sum
 
 _RARE = 997
 _OFTEN = 61
@@ -52,6 +52,40 @@ class Words(Stormy):
         self.weather("reduce", word)
         self.count("seen", "words")
         yield word, sum(counts)
+
+
+class Lengths(Stormy):
+    """Two steps: how often each word occurs, then the words of each length with their numbers."""
+
+    def steps(self) -> list[Step]:
+        return [Step(self.words, self.total, combiner=Sum()), Step(self.measured, self.listed)]
+
+    def words(self, source: str, line: str) -> Iterator[tuple[str, int]]:
+        self.weather("map", line)
+        for word in line.lower().split():
+            yield word, 1
+
+    def total(self, word: str, counts: Iterable[int]) -> Iterator[tuple[str, int]]:
+        self.weather("reduce", word)
+        yield word, sum(counts)
+
+    def measured(self, word: str, total: int) -> Iterator[tuple[int, str]]:
+        self.count("of length", str(len(word)))
+        yield len(word), f"{word} {total}"
+
+    def listed(self, length: int, words: Iterable[str]) -> Iterator[tuple[int, str]]:
+        for word in words:
+            self.weather("reduce", word)
+            yield length, word
+
+
+class Matches(Stormy):
+    """Map only."""
+
+    def mapper(self, source: str, line: str) -> Iterator[tuple[str, str]]:
+        self.weather("map", line)
+        if "the" in line:
+            yield Path(source).name, line
 
 
 class Index(Stormy):

@@ -384,7 +384,7 @@ def test_strict_decoding_names_the_line_that_is_not_text(here: Path) -> None:
     [
         (Lines(), b"a\r\nb\xe9d\r\n\n\xe9\r\nc\r", ["a", 3, "", 9, "c\r"]),
         (JsonLines(), b"1\n\n\xe9\n \n{\n2", [1, 3, 7, 2]),
-        (Whole(), b"a\n\xe9", [0]),
+        (Whole(), b"a\n\xe9", [2]),
         (Csv(header=False), b'a,b\n"c"d,e\n"\xe9",f\ng,h\n', [["a", "b"], 4, 11, ["g", "h"]]),
     ],
 )
