@@ -59,11 +59,12 @@ def status(run: _Run, redis_url: _Url = None, durable: _Durable = None, as_json:
     """Tell how far a run is, who works on it, or how it ended."""
     from rqmr.runs import status_of
 
-    told = status_of(run, _where(redis_url, durable))
+    where = _where(redis_url, durable)
+    told = status_of(run, where)
     if as_json:
         _print_json(_plain(told))
     else:
-        typer.echo("\n".join(_description(told)))
+        typer.echo("\n".join(_description(told, where.option)))
 
 
 def attach(
@@ -152,7 +153,7 @@ def _row(told: Status) -> tuple[str, ...]:
     return told.run, told.state, done, clock(told.now_ms - told.began_ms), _short(told.output)
 
 
-def _description(told: Status) -> list[str]:
+def _description(told: Status, option: str) -> list[str]:
     from rqmr.meter import clock, report, short_worker
 
     lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}"]
@@ -168,7 +169,7 @@ def _description(told: Status) -> list[str]:
     if told.queue and told.state not in ("failed", "cancelled"):
         lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen on queue '{told.queue}'")
     if told.state in _ADVICE:
-        lines.append(_ADVICE[told.state].format(run=told.run))
+        lines.append(_ADVICE[told.state].format(run=told.run) + option)
     if told.summary:
         records = f"{told.summary.records_read:,} records read, {told.summary.records_written:,} written"
         lines.append(f"{records} in {len(told.summary.parts)} parts")

@@ -118,10 +118,10 @@ def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[S
 
 def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
     if source.compression or not splittable:
-        return [Piece(source.name, source.path, 0, None, source.size)]
+        return [Piece(source.name, source.path, 0, None, source.size, source.size)]
     count = max(1, -(-source.size // split_bytes))  # all about equal: no small rest costs a task of its own
     bounds = [source.size * number // count for number in range(count + 1)]
-    return [Piece(source.name, source.path, start, stop, stop - start) for start, stop in pairwise(bounds)]
+    return [Piece(source.name, source.path, start, stop, stop - start, source.size) for start, stop in pairwise(bounds)]
 
 
 def choose_split_bytes(total: int, workers: int) -> int:

@@ -101,6 +101,7 @@ class Piece(Struct, frozen=True):
     start: int
     stop: int | None
     size: int  # bytes on disk that this piece stands for
+    end: int | None = None  # of the file when the run was planned: what was added since isn't read
 
 
 class Split(Struct, frozen=True):

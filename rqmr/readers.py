@@ -30,6 +30,7 @@ from rqmr.errors import InputError
 from rqmr.model import Piece, Settings
 
 _BLOCK = 256 << 10  # is read and decoded at once: enough for C speed, little enough for the processor's cache
+_SHORTER = "the file has become shorter since the run was planned"
 _ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 #: How a compressed file begins, and what reads it, imported when one is met: not every Python has them all.
 _COMPRESSIONS = {
@@ -295,20 +296,46 @@ def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
             offset = file.seek(piece.start - 1) + len(file.readline(stop - piece.start + 1))
         while offset < stop and (raw := file.read(min(_BLOCK, stop - offset))):
             if not raw.endswith(b"\n"):
-                raw += file.readline()
+                raw += file.readline(-1 if piece.end is None else piece.end - offset - len(raw))
             yield offset, raw
             offset += len(raw)
     if piece.stop is not None and offset < piece.stop:
-        raise OSError(errno.ESTALE, "the file has become shorter since it was split", piece.name)
+        raise OSError(errno.ESTALE, _SHORTER, piece.name)
 
 
 @contextmanager
 def open_piece(piece: Piece) -> Iterator[io.BufferedReader]:
     """Open a piece's file; a compressed one is decompressed, and raises UnreadableRecord where it is damaged."""
-    with Path(os.fsdecode(piece.path)).open("rb") as file:
-        # A piece that was cut out is plain, whatever it begins with.
-        compression = compression_of(file.peek()) if piece.stop is None else ""
-        yield io.BufferedReader(_Content(file, piece.name, compression), _BLOCK) if compression else file
+    path = Path(os.fsdecode(piece.path))
+    with path.open("rb") as file:
+        if piece.stop is not None:  # a piece that was cut out is plain, whatever it begins with
+            yield file
+            return
+        compression = compression_of(file.peek())
+        planned = file
+        if piece.end is not None and path.stat().st_size:  # a file of /proc has no size, and yet content
+            planned = io.BufferedReader(_Planned(file, piece.name, piece.end), _BLOCK)
+        yield io.BufferedReader(_Content(planned, piece.name, compression), _BLOCK) if compression else planned
+
+
+class _Planned(io.RawIOBase):
+    """A file up to where it ended when the run was planned."""
+
+    def __init__(self, file: BinaryIO, source: str, size: int) -> None:
+        self._file = file
+        self._source = source
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left))
+        if self._left and not data:
+            raise OSError(errno.ESTALE, _SHORTER, self._source)
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Content(io.RawIOBase):

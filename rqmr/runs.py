@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import redis
+from msgspec import structs
 
 from rqmr import registry
 from rqmr.access import Server, Where, reach, visit
@@ -66,6 +67,8 @@ class Found:
         facts = None
         if self.spec is not None:
             facts = self.state.facts(workers=self.server.listening(self.spec.queue))
+        if facts and self.server.is_woken:  # whoever worked or drove has ended with the server
+            facts = structs.replace(facts, running=(), driver="", has_standby=False, tickets={})
         if facts and self.spec and facts.state != RunState.SUCCEEDED:
             return status_of_facts(facts, self.spec, self.end, self.server.description)
         return status_of_end(self.end, self.server.description) if self.end else None
@@ -147,7 +150,7 @@ def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: 
                 f"now), so what is committed can't be merged with it: rqmr resume {run} --fresh runs all tasks again"
             )
         if kept and mended.code != spec.code:
-            view.note(f"{_tasks(kept)} are committed and keep the old code; --fresh runs them again")
+            view.note(f"committed and with the old code: {_tasks(kept)}; --fresh runs them again")
         Output(spec.output, run, is_new=False).prepare_again()
         if not found.state.resume(mended, program.package.encode(), fresh=fresh):
             raise RefusedError(f"somebody else has resumed run {run} just now: rqmr attach {run}{where.option}")
@@ -355,8 +358,9 @@ _ENDED = {
 
 
 def _tasks(tasks: Sequence[TaskId]) -> str:
-    """Name tasks: the first few, and how many there are."""
+    """Name tasks: how many there are, and the first few."""
     maps = sum(task.kind == Kind.MAP for task in tasks)
-    told = f"{maps} map tasks and {len(tasks) - maps} reduce tasks"
+    counts = [(maps, "map"), (len(tasks) - maps, "reduce")]
+    told = " and ".join(f"{count:,} {kind} task{'s' * (count > 1)}" for count, kind in counts if count)
     names = ", ".join(map(str, tasks[:_NAMED])) + (" …" if len(tasks) > _NAMED else "")
     return f"{told} ({names})"

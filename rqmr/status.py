@@ -61,7 +61,7 @@ def _state_of(facts: Facts) -> str:
         return facts.state
     if is_complete(facts):
         return "uncollected"
-    if facts.has_standby or facts.running:
+    if facts.has_standby or any(each.deadline_ms > facts.now_ms for each in facts.running):
         return "running"
     return "waiting" if facts.tickets else "stalled"
 

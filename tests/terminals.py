@@ -157,9 +157,9 @@ class Desk:
 
         return terminal, wait_until(new, timeout=15, what="the run begins")
 
-    def ps(self, **environment: str) -> dict[str, dict[str, Any]]:
+    def ps(self, *options: object, **environment: str) -> dict[str, dict[str, Any]]:
         """Each run as `rqmr ps --json` tells it."""
-        return {each["run"]: each for each in json.loads(self.do("ps", "--json", **environment).stdout)}
+        return {each["run"]: each for each in json.loads(self.do("ps", "--json", *options, **environment).stdout)}
 
     def end(self) -> None:
         self.open_gate()
@@ -200,6 +200,11 @@ class Desk:
         assert facts is not None, f"run {run} is gone"
         return facts
 
+    def committed(self, run: str) -> list[str]:
+        """The tasks of a run that are committed."""
+        state = State(self.client, run)
+        return [str(task) for phase in state.spec.phases for task in state.winners(phase)]
+
     def state_of(self, run: str) -> str:
         """The state that `rqmr ps` tells."""
         return status_of(run, Where(self.url)).state
@@ -227,8 +232,7 @@ class Desk:
 
     def assert_right(self, run: str, job: str | Path, output: Path | None = None, **params: object) -> None:
         """The output is the oracle's, byte for byte and counter for counter; of the run only its end is left."""
-        oracle = self._oracles.get(run) or self._oracles.setdefault(run, self._oracle(run, job, params))
-        assert files(output or self.output) == files(oracle.output)
+        oracle = self.assert_output(run, job, output, **params)
         summary = self.end_of(run).summary
         assert summary
         assert summary.counters == oracle.counters
@@ -236,6 +240,12 @@ class Desk:
             oracle.summary.records_read, oracle.summary.records_written,
         )  # fmt: skip
         assert self.keys_of(run) == [":end"]
+
+    def assert_output(self, run: str, job: str | Path, output: Path | None = None, **params: object) -> rqmr.Result:
+        """The output is the oracle's, byte for byte; return that."""
+        oracle = self._oracles.get(run) or self._oracles.setdefault(run, self._oracle(run, job, params))
+        assert files(output or self.output) == files(oracle.output)
+        return oracle
 
     def _oracle(self, run: str, job: str | Path, params: dict[str, object]) -> rqmr.Result:
         return rqmr.run(

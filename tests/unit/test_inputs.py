@@ -429,6 +429,22 @@ def test_a_file_that_became_shorter_or_vanished_is_an_os_error(here: Path) -> No
         list(Lines().blocks(splits[0].pieces[0], Settings()))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("reader", [Lines(), Whole(), Csv(header=False)])
+def test_a_file_that_has_grown_is_read_to_its_planned_end(here: Path, reader: Reader, packed: bool) -> None:
+    """Also where that is in the middle of what is a line by now; and one that is shorter is an error."""
+    content = b"a\nb" * 100
+    path = write("file", gzip.compress(content) if packed else content)
+    pieces = [piece for split in cut([source_of(str(path))], 100, reader.splittable) for piece in split.pieces]
+    before = [list(block.records) for piece in pieces for block in reader.blocks(piece, Settings())]
+    planned = path.read_bytes()
+    path.write_bytes(planned + (gzip.compress(b"c\n") if packed else b"c\nd\n"))
+    assert [list(block.records) for piece in pieces for block in reader.blocks(piece, Settings())] == before
+    path.write_bytes(planned[:-10])
+    with pytest.raises(OSError, match="shorter"):
+        [list(block.records) for piece in pieces for block in reader.blocks(piece, Settings())]
+
+
 # --- Compressed files --------------------------------------------------------------------------------------------
 
 
