@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rqmr.connection import Client, check_server, connect, hide_password
+import redis
+
+from rqmr.connection import Client, check_server, clone, connect, hide_password
 from rqmr.dispatch import Dispatch
 from rqmr.errors import RefusedError
 from rqmr.local import Local
+
+#: How a command names its connections to the private server of another one, and how long that one waits for it to go.
+_VISITOR, _VISIT_SECONDS = "rqmr-visitor", 2.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class Where:
     @property
     def option(self) -> str:
         """What to write behind a command to mean the same place."""
-        return f" --durable {self.durable}" if self.durable is not None else ""
+        if self.durable is not None:
+            return f" --durable {shlex.quote(os.fspath(self.durable))}"
+        return f" --redis-url {shlex.quote(hide_password(self.redis_url))}" if self.redis_url is not None else ""
 
 
 @dataclass
@@ -53,11 +63,27 @@ class Server:
     url: str
     description: str
     warnings: list[str] = field(default_factory=list)
+    is_own: bool = False  # whether it ends with this command
     is_woken: bool = False  # whether this command has started it again, on the data of an earlier one
+    is_visited: bool = False  # whether it is another command's, and ends with that
 
     def listening(self, queue: str) -> int:
         """Return how many workers listen on a queue."""
         return Dispatch(self.client, queue).workers()
+
+    def see_visitors_out(self) -> None:
+        """Let commands that follow a run here see its end, before the server ends with this command."""
+        if self.is_own:
+            deadline = time.monotonic() + _VISIT_SECONDS
+            with contextlib.suppress(redis.RedisError), closing(clone(self.client, patient=False)) as client:
+                while time.monotonic() < deadline and any(each["name"] == _VISITOR for each in client.client_list()):
+                    time.sleep(0.02)
+
+
+def visit(url: str, stack: ExitStack) -> Server:
+    """Connect to the private server of another command that runs now."""
+    client = stack.enter_context(closing(clone(connect(url), patient=False, name=_VISITOR)))
+    return Server(client, url, "private server of a command that runs now", is_visited=True)
 
 
 def reach(where: Where, local: Local | None, stack: ExitStack) -> Server:
@@ -73,6 +99,6 @@ def reach(where: Where, local: Local | None, stack: ExitStack) -> Server:
     name, warnings = check_server(client, url)
     if where.url is None:
         told = f"private {name} on a unix socket" + (f", kept in {where.durable}" if where.durable is not None else "")
-        return Server(client, url, told, warnings)
+        return Server(client, url, told, warnings, is_own=True)
     told = f"{name} at {hide_password(url)}"
     return Server(client, url, told if where.redis_url is not None else f"{told} (from the environment)", warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -12,21 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import redis
 from msgspec import structs
 
+from rqmr import registry
 from rqmr.access import Server, Where, reach
 from rqmr.config import Config
+from rqmr.connection import clone
 from rqmr.driver import Driver
-from rqmr.errors import InputError, JobError, RefusedError, RunCancelled, RunFailed, Unreachable
+from rqmr.errors import InputError, JobError, RedisError, RefusedError, RqmrError, RunCancelled, RunFailed, RunLeft
 from rqmr.inline import run_inline
 from rqmr.inputs import Source, expand, marks_of, source_of
 from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
 from rqmr.meter import report
-from rqmr.model import Header, Spec, Summary, new_run_id
+from rqmr.model import Header, Spec, Summary
 from rqmr.output import Output, read_records
-from rqmr.plan import Plan, default_workers, plan, program
+from rqmr.plan import Plan, default_workers, new_run_id, plan, program
 from rqmr.state import State
 from rqmr.view import Silent, View, Watched
 
@@ -150,7 +154,8 @@ def run(
         return Result(execute(request, view or Silent()), form, temporary)
     except BaseException as error:
         if isinstance(error, RunFailed):
-            error.add_note(report(error.failure, error.printed))  # what the command prints, too
+            told = report(error.failure, error.printed)  # what the command prints, too
+            error.add_note(f"{told}\n\n{error.advice}" if error.advice else told)
         if temporary is not None:
             temporary.cleanup()
         raise
@@ -162,9 +167,9 @@ def execute(request: Request, view: View) -> Summary:
         begun = _begin(request, view, stack)
         if begun.server is None:
             return run_inline(begun.plan, begun.output)
-        _create(begun)
-        spec = begun.plan.spec
-        return follow(begun.server, spec, begun.output, Watched(view, begun.local, begun.output), request.where)
+        watched = Watched(view, begun.local, begun.output)
+        with _created(begun, request.where):
+            return follow(begun.server, begun.plan.spec, begun.output, watched, request.where)
 
 
 def submit(request: Request, view: View) -> str:
@@ -177,9 +182,13 @@ def submit(request: Request, view: View) -> str:
     with ExitStack() as stack:
         begun = _begin(request, view, stack)
         assert begun.server
-        _create(begun)
         spec = begun.plan.spec
-        Driver(begun.server.client, spec, begun.output, view).hand_over()
+        with _created(begun, request.where):
+            try:
+                Driver(begun.server.client, spec, begun.output, view).hand_over()
+            except RunLeft as error:
+                error.advice = _left(spec, request.where)
+                raise
         if not begun.server.listening(spec.queue):
             view.note(f"no worker listens on queue '{spec.queue}' yet: the run waits for one")
         return spec.run
@@ -190,16 +199,19 @@ def follow(
 ) -> Summary:
     """Follow a run to its end. Raises as `run`; what ends this command early has a note on how to go on."""
     try:
-        return Driver(server.client, spec, output, watched, is_creator=is_creator).run()
+        driver = Driver(server.client, spec, output, watched, is_creator=is_creator, is_visitor=server.is_visited)
+        return driver.run()
     except RunFailed as error:
         watched.drain()
         error.printed = list(watched.tail)
-        if spec.ends_with_driver:
+        if isinstance(error, RunLeft):
+            error.advice = _left(spec, where)
+        elif spec.ends_with_driver:
             error.advice = (
                 "nothing can be resumed, as all of this run ends with its command; with an output directory and "
                 "--durable DIR, or a Redis of yours (--redis-url), it could be"
             )
-        elif not isinstance(error, Unreachable):
+        else:
             output.is_kept = error.failure.can_resume
             if output.is_kept:
                 error.advice = f"mend the cause, and go on with what is done:  rqmr resume {spec.run}{where.option}"
@@ -208,15 +220,32 @@ def follow(
         output.is_kept = False
         raise
     except BaseException as error:
-        if output.is_kept:
-            error.add_note(
-                f"left run {spec.run}, which goes on where workers listen\n"
-                f"  rqmr attach {spec.run}{where.option}    shows it, and collects its output\n"
-                f"  rqmr cancel {spec.run}{where.option}    ends it"
-            )
+        _note(error, output, spec, where)
         raise
     finally:
         watched.drain()
+        server.see_visitors_out()
+
+
+def _note(error: BaseException, output: Output, spec: Spec, where: Where) -> None:
+    """Tell whom a signal has ended what becomes of the run."""
+    if output.is_kept and not isinstance(error, RqmrError) and not hasattr(error, "__notes__"):
+        error.add_note(_left(spec, where))
+
+
+def _left(spec: Spec, where: Where) -> str:
+    """Tell how to go on with a run that this command leaves."""
+    goes_on = "which goes on where workers listen"
+    if spec.ends_with_driver:
+        goes_on = "which goes on, as the command that it belongs to does"
+    elif where.directory is not None:
+        goes_on = f"which is kept in {where.durable}, and goes on with the next command"
+    return (
+        f"left run {spec.run}, {goes_on}\n"
+        f"  rqmr attach {spec.run}{where.option}    shows it"
+        + ("" if spec.ends_with_driver else ", and collects its output")
+        + f"\n  rqmr cancel {spec.run}{where.option}    ends it"
+    )
 
 
 @dataclass(frozen=True)
@@ -277,17 +306,28 @@ def header_of(spec: Spec, server: str) -> Header:
     return Header(spec.run, spec.job, server, spec.queue, spec.plan, spec.input_bytes)
 
 
-def _create(begun: _Begun) -> None:
+@contextlib.contextmanager
+def _created(begun: _Begun, where: Where) -> Iterator[None]:
     """Write the run into Redis; from then on it may outlive this command."""
     assert begun.server
-    made = begun.plan
-    begun.output.is_kept = not made.spec.ends_with_driver
+    made, output = begun.plan, begun.output
+    state = State(begun.server.client, made.spec.run)
     try:
-        State(begun.server.client, made.spec.run).create(
-            made.spec, made.splits, made.program.package.encode(), made.inputs
-        )
-    except BaseException:
-        begun.output.is_kept = False
+        state.create(made.spec, made.splits, made.program.package.encode(), made.inputs)
+        output.is_kept = not made.spec.ends_with_driver
+    except BaseException as error:
+        with contextlib.suppress(redis.RedisError), closing(clone(begun.server.client, patient=False)) as client:
+            state = State(client, made.spec.run)
+            state.adopt(made.spec)
+            state.unlink()
+            registry.forget(client, made.spec.run)
+        if isinstance(error, redis.RedisError):
+            raise RedisError(f"the run can't be written to Redis: {error}") from error
+        raise
+    try:
+        yield
+    except BaseException as error:
+        _note(error, output, made.spec, where)
         raise
 
 

@@ -19,7 +19,7 @@ import typer
 
 from rqmr import __version__, commands
 from rqmr.commands import tell
-from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed
+from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunLeft
 from rqmr.inputs import parse_size
 from rqmr.meter import report
 from rqmr.model import Failure, Summary
@@ -59,15 +59,16 @@ def main() -> None:
         _fail(2, f"rqmr: {error}")
     except RunFailed as error:
         advice = f"\n\n{error.advice}" if error.advice else ""
-        _fail(1, f"rqmr: the run failed: {report(error.failure, error.printed)}{advice}")
+        what = "" if isinstance(error, RunLeft) else "the run failed: "
+        _fail(1, f"rqmr: {what}{report(error.failure, error.printed)}{advice}")
     except RqmrError as error:
         _fail(1, f"rqmr: {error}")
     except _Ended as ended:
         for number in _SIGNALS:  # what is raised while Python ends would be printed, and change nothing
             signal.signal(number, signal.SIG_IGN)
         name = signal.Signals(ended.signal).name
-        notes = getattr(ended, "__notes__", ["the run was cancelled, and no incomplete output is left"])
-        _fail(128 + ended.signal, f"rqmr: ended by {name}; {notes[0]}")
+        notes = "".join(f"; {note}" for note in getattr(ended, "__notes__", []))
+        _fail(128 + ended.signal, f"rqmr: ended by {name}{notes}")
     except BrokenPipeError:
         _fail(1, "")
 
@@ -144,7 +145,10 @@ def run(
         float, typer.Option("--task-timeout", help="Longest time for an attempt in seconds; 0: any.")
     ] = 0.0,
     skip_bad: Annotated[
-        int, typer.Option("--skip-bad", metavar="N", help="Leave out up to N records that fail twice.")
+        int,
+        typer.Option(
+            "--skip-bad", metavar="N", help="Leave out up to N records that raise, or end their process, twice."
+        ),
     ] = 0,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
@@ -195,20 +199,32 @@ def run(
             inline=inline,
             overwrite=overwrite,
         )
-        if detach:
-            typer.echo(submit(request, view))
-            return
         try:
+            if detach:
+                _tell_id(submit(request, view), as_json=as_json)
+                return
             summary = execute(request, view)
         except RunFailed as error:
             if as_json:
-                _print_json({"state": "failed", "job": job, "failure": _plain(error.failure)})
+                state = "left" if isinstance(error, RunLeft) else "failed"
+                _print_json({"state": state, "job": job, "failure": _plain(error.failure)})
+            raise
+        except _Ended as ended:
+            if not hasattr(ended, "__notes__"):
+                ended.add_note("the run was cancelled, and no incomplete output is left")
             raise
         view.end()
         _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
 
 
 commands.register(app)
+
+
+def _tell_id(run: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"state": "running", "run": run})
+    else:
+        typer.echo(run)
 
 
 def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:

@@ -282,6 +282,11 @@ def shorten(value: Any, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
+def as_text(text: str) -> str:
+    """Return a str that can be encoded: what isn't text, which user code may have put into it, is spelled."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _encoded_key(key: Key) -> bytes:
     try:
         return _encode(_without_negative_zero(key))

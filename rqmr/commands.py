@@ -59,11 +59,12 @@ def status(run: _Run, redis_url: _Url = None, durable: _Durable = None, as_json:
     """Tell how far a run is, who works on it, or how it ended."""
     from rqmr.runs import status_of
 
-    told = status_of(run, _where(redis_url, durable))
+    where = _where(redis_url, durable)
+    told = status_of(run, where)
     if as_json:
         _print_json(_plain(told))
     else:
-        typer.echo("\n".join(_description(told)))
+        typer.echo("\n".join(_description(told, where.option)))
 
 
 def attach(
@@ -81,6 +82,10 @@ def resume(
     redis_url: _Url = None,
     durable: _Durable = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Keep nothing: run all tasks again.")] = False,
+    skip_bad: Annotated[
+        int | None,
+        typer.Option("--skip-bad", metavar="N", min=0, help="Leave out up to N bad records.", show_default="as before"),
+    ] = None,
     workers: _Workers = None,
     quiet: _Quiet = False,
 ) -> None:
@@ -88,7 +93,7 @@ def resume(
     from rqmr.runs import resume as go_on
 
     where = _where(redis_url, durable)
-    _show(lambda view: go_on(run, where, view, fresh=fresh, workers=workers), quiet=quiet)
+    _show(lambda view: go_on(run, where, view, fresh=fresh, skip_bad=skip_bad, workers=workers), quiet=quiet)
 
 
 def cancel(run: _Run, redis_url: _Url = None, durable: _Durable = None) -> None:
@@ -112,6 +117,10 @@ def tell(summary: Summary, *, to_stdout: bool = False) -> None:
     for group, counters in summary.counters.items():
         for name, amount in counters.items():
             typer.echo(f"{group}: {name} = {amount:,}", err=True)
+    if summary.skipped:
+        told = "1 bad record" if summary.skipped == 1 else f"{summary.skipped:,} bad records"
+        where = "with -o DIR a file there lists them" if to_stdout else _short(f"{summary.output}/_skipped.jsonl")
+        typer.echo(f"{told} skipped: {where}", err=True)
     if summary.records_read and not summary.records_written:
         typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
     where = "stdout" if to_stdout else _short(summary.output)
@@ -148,11 +157,11 @@ def _row(told: Status) -> tuple[str, ...]:
     return told.run, told.state, done, clock(told.now_ms - told.began_ms), _short(told.output)
 
 
-def _description(told: Status) -> list[str]:
+def _description(told: Status, option: str) -> list[str]:
     from rqmr.meter import clock, report, short_worker
 
-    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}, on {told.server}"]
-    lines.append(f"output  {_short(told.output)}")
+    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}"]
+    lines += [f"server    {told.server}", f"output    {_short(told.output)}"]
     for each in told.phases:
         counts = [f"{each.committed}/{each.tasks} committed", f"{each.running} running", f"{each.pending} pending"]
         counts += [f"{each.lost} lost"] * bool(each.lost) + [f"{each.failed} failed"] * bool(each.failed)
@@ -160,11 +169,11 @@ def _description(told: Status) -> list[str]:
     for attempt in told.attempts:
         age = clock(told.now_ms - attempt.started_ms)
         who = short_worker(attempt.worker, attempt.host)
-        lines.append(f"  {attempt.id}  {int(attempt.progress.fraction * 100)}%  {age}  on {who}")
-    if told.state in ("running", "stalled", "uncollected"):
-        lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen")
+        lines.append(f"  {attempt.id}  {int(attempt.fraction * 100)}%  {age}  on {who}")
+    if told.queue and told.state not in ("failed", "cancelled"):
+        lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen on queue '{told.queue}'")
     if told.state in _ADVICE:
-        lines.append(_ADVICE[told.state].format(run=told.run))
+        lines.append(_ADVICE[told.state].format(run=told.run) + option)
     if told.summary:
         records = f"{told.summary.records_read:,} records read, {told.summary.records_written:,} written"
         lines.append(f"{records} in {len(told.summary.parts)} parts")
@@ -174,9 +183,10 @@ def _description(told: Status) -> list[str]:
 
 
 _ADVICE = {
-    "stalled": "nobody drives it or works on it; rqmr attach {run} goes on with it, if workers listen",
-    "uncollected": "all its tasks are done; rqmr attach {run} collects the output",
-    "failed": "rqmr resume {run} goes on with it when the cause is mended",
+    "waiting": "no worker has taken it yet; if some listen, try:  rqmr attach {run}",
+    "stalled": "nobody drives it or works on it; to go on:  rqmr attach {run}",
+    "uncollected": "all its tasks are done; to collect the output:  rqmr attach {run}",
+    "failed": "to go on when the cause is mended:  rqmr resume {run}",
 }
 
 

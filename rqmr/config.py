@@ -31,7 +31,7 @@ class Config(Struct, frozen=True, kw_only=True):
     stall_seconds: float = 600.0
     #: The longest time for one attempt; 0 for any.
     task_seconds: float = 0.0
-    #: Records that may be left out because they raise, or end their process, each time.
+    #: Records that may be left out because they raise, or end their process, twice.
     skip_bad: int = 0
     #: Reduce tasks of each step.
     reducers: int | None = None

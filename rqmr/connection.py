@@ -38,20 +38,31 @@ def connect(url: str) -> Client:
         ) from None
 
 
-def clone(connection: Client, *, patient: bool, seconds: float = 2) -> Client:
+def clone(connection: Client, *, patient: bool, seconds: float = 2, name: str = "") -> Client:
     """Return a client of the same server as RQ's connection, with rqmr's time-outs (RQ's has 415 s).
 
     `patient`: repeats for some seconds; otherwise gives up at once, for callers that come again anyway, after `seconds`
-    if there is no reply.
+    if there is no reply. `name`: what the server is told of its connections.
     """
     pool = connection.connection_pool
-    options = {**pool.connection_kwargs, **_options()}
+    options = {**pool.connection_kwargs, **_options()} | ({"client_name": name} if name else {})
     if not patient:
         options |= {"retry": Retry(NoBackoff(), 0), "socket_timeout": seconds, "socket_connect_timeout": 2}
     if issubclass(pool.connection_class, redis.UnixDomainSocketConnection):
         for name in ("socket_connect_timeout", "socket_keepalive"):
             options.pop(name, None)
     return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
+
+
+def one_way(client: Client) -> Client:
+    """Return a connection to a client's server that is never answered, so that a command costs no round trip."""
+
+    def begin(connection: Client) -> None:
+        connection.on_connect()
+        connection.send_command("CLIENT", "REPLY", "OFF")
+
+    pool = client.connection_pool
+    return pool.connection_class(**{**pool.connection_kwargs, "redis_connect_func": begin})
 
 
 def check_server(client: Client, url: str) -> tuple[str, list[str]]:

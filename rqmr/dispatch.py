@@ -6,6 +6,9 @@ A ticket is the RQ job that brings a worker to a run. RQ is never asked what is 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 from collections.abc import Iterable, Sequence
 
 from rq import Queue
@@ -63,20 +66,28 @@ class Dispatch:
             pipe.lpos(self._queue.key, name)
         return [name for name, position in zip(names, pipe.execute(), strict=True) if position is None]
 
-    def over(self, tickets: Iterable[str]) -> list[str]:
-        """Return those of the tickets whose work-horse has ended, as far as RQ knows."""
+    def over(self, tickets: Iterable[str]) -> dict[str, str]:
+        """Return those of the tickets whose work-horse has ended, as far as RQ knows.
+
+        Each with how its process died: "SIGSEGV", "exit status 3"; "" if it came to its end, or was told to.
+        """
         names = list(tickets)
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.hget(RQJob.key_for(name), "status")
         # RQ removes a ticket that ended well.
-        return [name for name, status in zip(names, pipe.execute(), strict=True) if status in _OVER]
+        over = [name for name, status in zip(names, pipe.execute(), strict=True) if status in _OVER]
+        deaths = {rq_job.id: _death(_told(rq_job)) for rq_job in self._failed(over)}
+        return {name: deaths.get(name, "") for name in over}
 
     def refusals(self, tickets: Iterable[str]) -> list[tuple[str, str]]:
         """Return, for each of the tickets that a worker failed to run, the worker and the end of its traceback."""
+        told = [(rq_job.worker_name or "a worker", _told(rq_job)) for rq_job in self._failed(tickets)]
+        return [(worker, error.splitlines()[-1]) for worker, error in told if error.startswith("Traceback")]
+
+    def _failed(self, tickets: Iterable[str]) -> list[RQJob]:
         found = RQJob.fetch_many(list(tickets), connection=self._client)
-        told = [(rq_job.worker_name or "a worker", _error(rq_job)) for rq_job in found if rq_job and rq_job.is_failed]
-        return [(worker, error) for worker, error in told if error]
+        return [rq_job for rq_job in found if rq_job and rq_job.is_failed]
 
     def stop(self, ticket: str) -> None:
         """Have the worker that runs a ticket kill its work-horse, if it still does."""
@@ -102,8 +113,20 @@ class Dispatch:
         return bool(self._client.llen(self._queue.key))
 
 
-def _error(rq_job: RQJob) -> str:
-    """Return the last line of a ticket's traceback; "" if there is none, as its work-horse was killed."""
+def _death(told: str) -> str:
+    """Return how a process died that RQ tells of: the status is what wait(2) gives."""
+    match = re.match(r"Work-horse terminated unexpectedly; waitpid returned (\d+)", told)
+    if not match:
+        return ""
+    code = os.waitstatus_to_exitcode(int(match[1]))
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _told(rq_job: RQJob) -> str:
     result = rq_job.latest_result()
-    told = (result.exc_string or "").strip() if result else ""
-    return told.splitlines()[-1] if told.startswith("Traceback") else ""
+    return (result.exc_string or "").strip() if result else ""

@@ -19,21 +19,21 @@ import redis
 from rqmr import registry
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
-from rqmr.errors import RunCancelled, RunFailed, Unreachable
+from rqmr.errors import OutputError, RunCancelled, RunFailed, RunLeft
 from rqmr.model import End, Event, Facts, Failure, RunState, Spec, Summary
 from rqmr.output import Output
-from rqmr.plan import parts_of, summarize
+from rqmr.plan import parts_of, skipped_of, summarize
 from rqmr.scheduler import is_complete
 from rqmr.state import State
 from rqmr.tick import tick
 
 T = TypeVar("T")
 
-#: How long a Redis that doesn't answer is waited for, and how often it is asked.
-_PATIENCE_SECONDS = 60.0
+#: How long a Redis that doesn't answer is waited for, if that may help, and how often it is asked.
+_PATIENCE_SECONDS, _VISITORS_SECONDS = 60.0, 2.0
 _POLL_SECONDS = 0.2
 #: How long one answer may take.
-_REPLY_SECONDS = 5.0
+_REPLY_SECONDS = 3.0
 
 
 class Observer(Protocol):
@@ -50,19 +50,30 @@ class Driver:
     """Follows one run to its end, drives it when nobody else does, and collects its output."""
 
     def __init__(
-        self, client: Client, spec: Spec, output: Output, observer: Observer, *, is_creator: bool = True
+        self,
+        client: Client,
+        spec: Spec,
+        output: Output,
+        observer: Observer,
+        *,
+        is_creator: bool = True,
+        is_visitor: bool = False,
     ) -> None:
-        """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one."""
+        """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one.
+
+        `is_visitor`: the server is another command's, and ends with that.
+        """
         self._client = clone(client, patient=False, seconds=_REPLY_SECONDS)
         self._spec = spec
         self._is_creator = is_creator
+        self._patience = _VISITORS_SECONDS if is_visitor else _PATIENCE_SECONDS
         self._output = output
         self._observer = observer
         self._state = State(self._client, spec.run)
         self._state.adopt(spec)
         self._dispatch = Dispatch(self._client, spec.queue)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._began = self._touched = time.monotonic()
+        self._began = self._touched = self._driven = time.monotonic()
         self._position = "0"  # in the stream of events
 
     def run(self) -> Summary:
@@ -74,24 +85,19 @@ class Driver:
 
         Raises:
             RunFailed: it failed, or Redis lost it.
-            Unreachable: Redis doesn't answer.
+            RunLeft: this command can't go on with it: Redis doesn't answer, or the output can't be written.
             RunCancelled: it was cancelled.
         """
         try:
             while (summary := self._patiently(self._round)) is None:
                 time.sleep(_pause(time.monotonic() - self._began))
             return summary
-        except RunFailed as error:
-            self._end(RunState.FAILED, error.failure)
-            raise
-        except RunCancelled:
-            self._end(RunState.CANCELLED)
-            raise
-        except redis.RedisError as error:
-            failure = self._unreachable(error)
-            if self._spec.ends_with_driver:
-                self._end(RunState.FAILED, failure)
-            raise Unreachable(failure) from error
+        except (redis.RedisError, RunLeft) as error:
+            failure = error.failure if isinstance(error, RunLeft) else self._unreachable(error)
+            self._leave(failure)
+            raise RunFailed(failure) if self._spec.ends_with_driver else RunLeft(failure) from error
+        except (RunFailed, RunCancelled):
+            raise  # that has been seen to
         except BaseException:
             self._leave()
             raise
@@ -102,17 +108,17 @@ class Driver:
         """Enqueue what the workers need to begin, and leave the run to them.
 
         Raises:
-            Unreachable: Redis doesn't answer.
+            RunLeft: Redis doesn't answer.
         """
         try:
             self._patiently(lambda: tick(self._state, self._dispatch))
         except redis.RedisError as error:
-            raise Unreachable(self._unreachable(error)) from error
+            raise RunLeft(self._unreachable(error)) from error
         finally:
             self._client.close()
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Do what can be done again, until Redis answers. Raises redis.RedisError if it doesn't for a minute."""
+        """Do what can be done again, until Redis answers. Raises redis.RedisError if it doesn't for too long."""
         began = time.monotonic()
         while True:
             try:
@@ -121,15 +127,15 @@ class Driver:
                 raise
             except (redis.ConnectionError, redis.TimeoutError):
                 seconds = time.monotonic() - began
-                if seconds > _PATIENCE_SECONDS:
+                if seconds > self._patience:
                     raise
                 self._observer.away(seconds)
                 time.sleep(_POLL_SECONDS)
 
-    def _leave(self) -> None:
-        """Go while the run goes on; cancel one that can't."""
+    def _leave(self, failure: Failure | None = None) -> None:
+        """Go while the run goes on; end one that can't."""
         if self._spec.ends_with_driver:
-            self._end(RunState.CANCELLED)
+            self._end(RunState.FAILED if failure else RunState.CANCELLED, failure)
             return
         with self._impatient() as client, contextlib.suppress(redis.RedisError):
             State(client, self._spec.run).resign(self._name)  # so that nobody has to wait for the lease's end
@@ -142,13 +148,9 @@ class Driver:
             return self._ended(facts)
         self._position, events = self._state.events(self._position)
         self._observer.update(facts, events)
-        if not facts.driver and self._is_only_watching:
-            raise RunFailed(
-                Failure(
-                    f"the command that run {self._spec.run} belongs to is gone, and its output with it",
-                    can_resume=False,
-                )
-            )
+        self._driven = time.monotonic() if facts.driver else self._driven
+        if self._is_only_watching and time.monotonic() - self._driven > self._spec.lease_ms / 500:
+            raise RunFailed(self._ownerless)
         if drives and is_complete(facts):
             return self._collect(facts)
         if drives and time.monotonic() - self._touched > self._spec.keep_ms / 4000:
@@ -170,7 +172,9 @@ class Driver:
         return self._state.facts(workers=self._dispatch.workers())
 
     def _ended(self, facts: Facts | None) -> Summary:
-        """Return the summary of a run that another driver has collected."""
+        """Return the summary of a run that has ended, whoever has seen to that; clear away what is left of it."""
+        if facts is not None:
+            self._end(facts.state, facts.failure, seen=True)
         end = registry.read_end(self._client, self._spec.run)
         if end and end.summary:
             return end.summary
@@ -187,67 +191,93 @@ class Driver:
         failure = (facts and facts.failure) or (end and end.failure)
         raise RunFailed(failure or Failure(f"run {self._spec.run} failed"))
 
-    def _collect(self, facts: Facts) -> Summary:
-        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in self._spec.phases]
-        paths = self._output.collect(parts_of(outcomes[-1]))
+    def _collect(self, facts: Facts) -> Summary | None:
+        """Collect the output; None if the run isn't complete any more, since this process has slept meanwhile."""
+        phases = self._spec.phases
+        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in phases]
+        if any(len(found) < phase.tasks for found, phase in zip(outcomes, phases, strict=True)):
+            return None
+        try:
+            paths = self._output.collect(parts_of(outcomes[-1]), skipped_of(self._spec, outcomes))
+        except OutputError as error:
+            facts_now = self._state.facts()
+            if facts_now is None or facts_now.state != RunState.RUNNING:
+                return self._ended(facts_now)  # another driver has collected it, and somebody has taken it away
+            failure = Failure(str(error))
+            self._end(RunState.FAILED, failure)
+            raise RunFailed(failure) from error
+        except OSError as error:
+            problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
+            raise RunLeft(Failure(problem)) from error
         summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
-        self._end(RunState.SUCCEEDED, summary=summary)
-        return summary
+        end = self._end(RunState.SUCCEEDED, summary=summary)
+        if end and end.state == RunState.CANCELLED:
+            self._output.take_back(paths)
+            raise RunCancelled(f"run {self._spec.run} was cancelled")
+        return end.summary if end and end.summary else summary
 
     def _unreachable(self, error: redis.RedisError) -> Failure:
-        todo = "run the job again when it does"
-        if not self._spec.ends_with_driver:
-            todo = f"the run goes on without this command when it does: rqmr attach {self._spec.run}"
-        return Failure(f"Redis doesn't answer any more: {error}; {todo}")
+        told = f"Redis doesn't answer any more: {error}"
+        return Failure(f"{self._ownerless.message} ({told})" if self._is_only_watching else told)
 
-    def _end(self, state: RunState, failure: Failure | None = None, summary: Summary | None = None) -> None:
-        """Write down how the run ended, and remove what nobody needs any more."""
+    @property
+    def _ownerless(self) -> Failure:
+        return Failure(
+            f"the command that run {self._spec.run} belongs to is gone, and its output with it", can_resume=False
+        )
+
+    def _end(
+        self, state: RunState, failure: Failure | None = None, *, summary: Summary | None = None, seen: bool = False
+    ) -> End | None:
+        """End the run as `end_run` does, if that is this command's business, and if Redis answers at once."""
         if self._is_only_watching:
-            return
+            return None
         # Whoever pressed Ctrl-C doesn't want to wait for a dead server; and the output, if there is one, is whole.
         with self._impatient() as client, contextlib.suppress(redis.RedisError):
-            end_run(client, self._spec, state, failure, summary)
+            return end_run(client, self._spec, state, failure, summary=summary, seen=seen)
+        return None
 
     def _impatient(self) -> contextlib.closing[Client]:
         return contextlib.closing(clone(self._client, patient=False))
 
 
 def end_run(
-    client: Client, spec: Spec, state: RunState, failure: Failure | None = None, summary: Summary | None = None
-) -> None:
-    """Write down how a run ended, take its tickets out of the queue and remove its keys. Can be repeated.
+    client: Client,
+    spec: Spec,
+    state: RunState,
+    failure: Failure | None = None,
+    *,
+    summary: Summary | None = None,
+    seen: bool = False,
+) -> End | None:
+    """Give a run its last state, unless it has another one already; return how it ended, None if nobody knows.
 
-    One that failed keeps its keys for a resume, unless it ends with its driver.
+    That is written down, and what nobody needs any more is removed: its tickets, and its keys unless they are for a
+    resume. Can be repeated. `seen`: it was seen in that state, and is given none.
     """
     of_run = State(client, spec.run)
     of_run.adopt(spec)
     facts = of_run.facts()
-    if facts is None:
-        return  # somebody else has done it
-    end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
-    is_told = _tell(client, end)
-    of_run.finish(state, failure)
-    dispatch = Dispatch(client, spec.queue)
+    if facts is not None:  # else somebody else has done it
+        end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
+        last = of_run.finish(state, failure, end, seen=seen)
+        if last == RunState.RUNNING:  # it failed, and is resumed just now
+            return None
+        _clear_away(of_run, last, facts)
+    return registry.read_end(client, spec.run)
+
+
+def _clear_away(of_run: State, last: RunState | None, facts: Facts) -> None:
+    dispatch = Dispatch(of_run.client, of_run.spec.queue)
     dispatch.drop(of_run.tickets())
     for lost in facts.lost:  # its work-horse may be stuck in it, beyond hearing that the run is over
         dispatch.stop(lost.ticket)
-    if state == RunState.FAILED and not spec.ends_with_driver:
+    if last == RunState.FAILED and not of_run.spec.ends_with_driver:
         of_run.forget_tickets(of_run.tickets())
         of_run.depose()
         of_run.touch()
     else:
         of_run.unlink()
-        if not is_told:
-            _tell(client, end)
-
-
-def _tell(client: Client, end: End) -> bool:
-    """Keep how a run ended; whether there was memory for it."""
-    try:
-        registry.write_end(client, end)
-    except redis.OutOfMemoryError:
-        return False
-    return True
 
 
 def _pause(age: float) -> float:

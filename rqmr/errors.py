@@ -48,8 +48,8 @@ class RunFailed(RqmrError):
         self.advice = ""
 
 
-class Unreachable(RunFailed):
-    """Redis doesn't answer any more: nobody knows what becomes of the run."""
+class RunLeft(RunFailed):
+    """This command can't go on with the run, but another one can; `failure` says what came in its way."""
 
 
 class RunCancelled(RqmrError):

@@ -20,6 +20,7 @@ from rqmr.model import (
     Phase,
     PhaseFacts,
     Progress,
+    RecordAt,
     RunningAttempt,
     RunState,
     Shortage,
@@ -77,6 +78,15 @@ def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Fa
         shortage=Shortage(*map(int, full.split())) if full else None,
         neighbours=_neighbours(client, spec.run) if full else (),
     )
+
+
+def read_place(client: Client, keys: RunKeys, attempt: AttemptId) -> tuple[RecordAt, int] | None:
+    """Return the record that a careful attempt has told, and how many processes have died at it."""
+    place = client.hget(keys.lease(attempt), "place")
+    if not place:
+        return None
+    at = msgspec.msgpack.decode(place, type=RecordAt)
+    return at, int(client.hget(keys.tries, f"{attempt.task}:died:{at.index}") or 0)
 
 
 class _Holder:

@@ -15,8 +15,8 @@ from msgspec import structs
 from rqmr.connection import clone
 from rqmr.loader import user_stack
 from rqmr.model import Claim, Progress, Spec
+from rqmr.records import Place
 from rqmr.state import State
-from rqmr.tasks import Place
 
 #: Seconds between two beats, or a third of the lease if that is less: the view moves, and a stop is heard soon.
 _BEAT_SECONDS = 1.0

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from msgspec import structs
 
 from rqmr.errors import RecordError, RunFailed
+from rqmr.failures import too_many_bad
 from rqmr.model import Failure, Kind, Outcome, Split, Summary, TaskId
 from rqmr.output import Output
-from rqmr.plan import Plan, parts_of, summarize
-from rqmr.tasks import Place, Task
+from rqmr.plan import Plan, parts_of, skipped_of, summarize
+from rqmr.records import Place
+from rqmr.tasks import Task
 
 
 def run_inline(plan: Plan, output: Output) -> Summary:
@@ -26,13 +28,20 @@ def run_inline(plan: Plan, output: Output) -> Summary:
     """
     began = time.monotonic()
     outcomes: list[list[Outcome]] = []
+    skipped = 0
     shuffled = _Memory()
     for number in range(len(plan.spec.phases)):
         written = _Memory()
-        outcomes.append([_run_task(plan, task, shuffled, written) for task in plan.spec.tasks(number)])
+        outcomes.append([])
+        for task in plan.spec.tasks(number):
+            outcome = _run_task(plan, task, shuffled, written)
+            outcomes[-1].append(outcome)
+            skipped += len(outcome.skipped)
+            if outcome.skipped and skipped > plan.spec.skip_bad:
+                raise RunFailed(too_many_bad(plan.spec.skip_bad, outcome.skipped[-1], task=task))
         _check_keys(plan.spec.job_class, outcomes[-1])
         shuffled = written
-    paths = output.collect(parts_of(outcomes[-1]))
+    paths = output.collect(parts_of(outcomes[-1]), skipped_of(plan.spec, outcomes))
     return summarize(plan.spec, outcomes, paths, time.monotonic() - began)
 
 
@@ -41,7 +50,7 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
     source = plan.splits[task.index] if task.kind == Kind.MAP else _Segments(shuffled, task.index)
     sink = _Sink(written, task.index)
     try:
-        return Task(plan.spec, plan.program.new_job(), task, Place(), sink, f"{task}-a1").run(source)
+        return Task(plan.spec, plan.program.new_job, task, Place(), sink, f"{task}-a1").run(source)
     except RecordError as error:
         raise RunFailed(structs.replace(error.failure, task=str(task))) from error.__cause__
 
@@ -67,6 +76,10 @@ class _Sink:
 
     def write(self, partition: int, chunk: int, data: bytes) -> None:
         self._memory.partitions.setdefault(partition, {}).setdefault(self._producer, {})[chunk] = data
+
+    def discard(self) -> None:
+        for producers in self._memory.partitions.values():
+            producers.pop(self._producer, None)
 
 
 class _Segments:

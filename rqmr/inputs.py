@@ -15,7 +15,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from rqmr.errors import InputError
-from rqmr.model import InputMark, Piece, Split
+from rqmr.model import Piece, Split
 from rqmr.readers import compression_of
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
@@ -118,10 +118,10 @@ def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[S
 
 def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
     if source.compression or not splittable:
-        return [Piece(source.name, source.path, 0, None, source.size)]
+        return [Piece(source.name, source.path, 0, None, source.size, source.size)]
     count = max(1, -(-source.size // split_bytes))  # all about equal: no small rest costs a task of its own
     bounds = [source.size * number // count for number in range(count + 1)]
-    return [Piece(source.name, source.path, start, stop, stop - start) for start, stop in pairwise(bounds)]
+    return [Piece(source.name, source.path, start, stop, stop - start, source.size) for start, stop in pairwise(bounds)]
 
 
 def choose_split_bytes(total: int, workers: int) -> int:
@@ -144,6 +144,15 @@ def parse_size(text: str) -> int:
     if not match or match[2] not in _UNITS or not int(match[1]):
         raise ValueError(f"{text!r} is no size; write bytes, as 4096 or 4096B, or use a unit: KiB MiB GiB, KB MB GB")
     return int(match[1]) * _UNITS[match[2]]
+
+
+class InputMark(Struct, frozen=True):
+    """How an input file was when the run was planned: enough to tell another one."""
+
+    name: str
+    size: int
+    head: int  # crc32 of its first bytes
+    tail: int  # and of the last ones before `size`
 
 
 _SAMPLE = 4 * _KIB  # of the beginning and the end of a file

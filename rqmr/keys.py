@@ -4,6 +4,7 @@ Every key has a TTL, the run's `keep` (24 h unless said otherwise), set by whoev
 driver; all keys of a run but its code and its end are unlinked when its result has been collected.
 
     rqmr:runs                           zset    run -> ms when it was created; lives for a week after the last one
+    rqmr:writer                         string  the attempt that sends a big chunk to a nearly full server; EXPIRES
     rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
     rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number,
                                                 and while claims wait for memory `full` (see pause.lua)
@@ -12,9 +13,9 @@ driver; all keys of a run but its code and its end are unlinked when its result 
     rqmr:{run}:inputs                   hash    input's path -> its size and samples when the run was planned
     rqmr:{run}:pending                  zset    task -> rank in line (see `rank`)
     rqmr:{run}:leases                   zset    attempt -> deadline, server's ms
-    rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress; EXPIRES WITH THE LEASE
+    rqmr:{run}:lease:{attempt}          hash    worker, host, started, progress, record; EXPIRES WITH THE LEASE
     rqmr:{run}:attempts                 hash    attempt -> running, revived, committed, lost, failed, stale, released, …
-    rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost -> number
+    rqmr:{run}:tries                    hash    {task}:made, :running, :failed, :lost, :died -> number; :bad -> records
     rqmr:{run}:claims                   hash    a work-horse's token -> its last claim, for a repeated one
     rqmr:{run}:holders                  hash    attempt that hasn't told its end -> ticket, worker, host, ms when lost
     rqmr:{run}:standby                  string  the work-horse that waits for what may come; EXPIRES
@@ -37,6 +38,7 @@ PHASE_STRIDE = 2**32
 
 
 RUNS = "rqmr:runs"
+WRITER = "rqmr:writer"
 
 
 def rank(phase_number: int, index: int, *, urgent: bool = False) -> int:

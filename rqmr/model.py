@@ -8,7 +8,6 @@ Records are msgspec structs, so that what comes back from Redis is checked when 
 from __future__ import annotations
 
 import re
-import secrets
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ from msgspec import Struct
 
 #: Raised whenever a worker of another release could misread a run.
 PROTOCOL = 1
-
-#: Letters and digits that can't be mistaken for each other when read aloud.
-_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 
 
 class RunState(StrEnum):
@@ -36,12 +32,6 @@ class Kind(StrEnum):
 
     MAP = "m"
     REDUCE = "r"
-
-
-def new_run_id(job_name: str) -> str:
-    """Return a new run's id: the job's name, with "-" for what an RQ id can't hold, and six signs of its own."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", job_name).strip("-") or "job"
-    return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
 
 
 class Phase(Struct, frozen=True):
@@ -111,6 +101,7 @@ class Piece(Struct, frozen=True):
     start: int
     stop: int | None
     size: int  # bytes on disk that this piece stands for
+    end: int | None = None  # of the file when the run was planned: what was added since isn't read
 
 
 class Split(Struct, frozen=True):
@@ -122,15 +113,6 @@ class Split(Struct, frozen=True):
     def size(self) -> int:
         """Bytes on disk."""
         return sum(piece.size for piece in self.pieces)
-
-
-class InputMark(Struct, frozen=True):
-    """How an input file was when the run was planned: enough to tell another one."""
-
-    name: str
-    size: int
-    head: int  # crc32 of its first bytes
-    tail: int  # and of the last ones before `size`
 
 
 class Settings(Struct, frozen=True):
@@ -161,9 +143,10 @@ class Spec(Struct, frozen=True):
     backups: bool = True
     stall_ms: int = 0  # an attempt none of whose records ends for so long is stuck; 0: never
     task_ms: int = 0  # longest time for an attempt; 0: any
-    skip_bad: int = 0  # records that may be left out
+    skip_bad: int = 0  # bad records that may be left out
     ends_with_driver: bool = False  # its server or its output does, so nobody else can go on with it
     shapes: tuple[str, ...] = ()  # what each step's segments hold
+    is_cut: bool = True  # whether map tasks may read parts of files
     input_bytes: int = 0
     plan: str = ""  # one line
     protocol: int = PROTOCOL
@@ -197,6 +180,21 @@ class Failure(Struct, frozen=True):
     can_resume: bool = True  # its run, once the cause is mended
 
 
+class RecordAt(Struct, frozen=True):
+    """One of a task's records, or in a reduce task one of its keys, and where it is from."""
+
+    index: int  # in the task, from 0
+    source: str  # the input's name, "" for a key
+    offset: int  # byte offset in it, -1 for a key
+    record: str  # shortened
+
+
+class Skipped(RecordAt, frozen=True):
+    """A bad record that was left out."""
+
+    message: str  # why
+
+
 class Part(Struct, frozen=True):
     """One part file as its attempt left it in the stage."""
 
@@ -216,6 +214,7 @@ class Outcome(Struct, frozen=True):
     key_type: str = ""  # signature of the keys it shuffled, if it shuffled any,
     key_example: str = ""  # and one of them, to be shown
     part: Part | None = None
+    skipped: tuple[Skipped, ...] = ()  # in the order of the records
 
     def has_partition(self, index: int) -> bool:
         """Whether the task has a segment for that reducer; absent is not lost."""
@@ -233,6 +232,8 @@ class Claim(Struct, frozen=True):
 
     attempt: AttemptId
     started_ms: int  # server's time
+    careful: bool = False  # whether to tell each record before it begins: the process of an earlier attempt died
+    bad: dict[int, str] = {}  # indexes of records to leave out, since processes died at them, and how the last one did
 
 
 class Progress(Struct, frozen=True):
@@ -381,6 +382,7 @@ class Summary(Struct, frozen=True):
     bytes_read: int
     records_written: int
     counters: dict[str, dict[str, int]]
+    skipped: int = 0  # bad records, listed in the output's _skipped.jsonl
 
 
 class End(Struct, frozen=True):

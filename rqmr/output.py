@@ -14,7 +14,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,13 +24,15 @@ import msgspec
 
 from rqmr.codec import shorten
 from rqmr.errors import CarryError, OutputError
-from rqmr.model import Part
+from rqmr.model import Part, Skipped, TaskId
 
 SUCCESS = "_SUCCESS"
 #: What the workers printed, if they printed anything.
 LOG = "_log"
-_SKIPPED = "_skipped.jsonl"
+#: The records that were left out, if any were.
+SKIPPED = "_skipped.jsonl"
 _STAGE = ".rqmr-"
+_OLD = ".old"  # what is about to go
 _BUFFER = 256 << 10  # bytes
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -149,6 +151,19 @@ class Output:
             self.discard()
             raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
 
+    def prepare_again(self) -> None:
+        """Create the stage of a run that goes on, if it is gone.
+
+        Raises:
+            OutputError: it can't be made, or the directory has an output by now.
+        """
+        if not self.stage.is_dir() and (self.directory / SUCCESS).exists():
+            raise OutputError(f"{self.directory} has another output by now: move it away first")
+        try:
+            self.stage.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
+
     def _check(self, *, overwrite: bool) -> None:
         if not self.directory.exists():
             return
@@ -158,7 +173,7 @@ class Output:
             if path.name == LOG or (overwrite and _is_output(path)):
                 continue
             if path.name.startswith(_STAGE):
-                other = path.name.removeprefix(_STAGE)
+                other = path.name.removeprefix(_STAGE).removesuffix(_OLD)
                 raise OutputError(
                     f"{self.directory} has what run {other} has made so far: go on with it (rqmr attach or resume "
                     f"{other}), remove it (rqmr cancel or rm {other}; or rm -r {path}), or give another -o"
@@ -167,15 +182,14 @@ class Output:
                 raise OutputError(f"{self.directory} has {path.name}, which no run wrote: it is kept; give another -o")
             raise OutputError(f"the output directory {self.directory} is not empty; give another -o, or --overwrite")
 
-    def collect(self, parts: Sequence[Part]) -> list[Path]:
-        """Move the winners' parts to their names, and write _SUCCESS last. Can be repeated.
+    def collect(self, parts: Sequence[Part], skipped: Sequence[tuple[TaskId, Skipped]] = ()) -> list[Path]:
+        """Move the winners' parts to their names, list what they skipped, and write _SUCCESS last. Can be repeated.
 
         Raises:
             OutputError: a part is neither in the stage nor in its place.
         """
-        for path in self._outdated(len(parts)):
-            path.unlink()
-        paths = [self.directory / f"part-{index:05d}" for index in range(len(parts))]
+        self._put_away(self._outdated(len(parts)))
+        paths = [self._path_of(index) for index in range(len(parts))]
         for part, path in zip(parts, paths, strict=True):
             source = self.stage / part.file
             self._collected.append(path)
@@ -184,16 +198,50 @@ class Output:
             except FileNotFoundError:
                 self._collected.pop()
                 if not _is_same(path, part):  # else it was done before, by this driver or another
-                    raise OutputError(f"{source} is gone before it was collected; run the job again") from None
+                    raise OutputError(f"{source} is gone before it was collected; was it removed?") from None
+        if skipped:
+            self._collected.append(self.directory / SKIPPED)
+            lines = [_skipped_line(task, each) for task, each in skipped]
+            (self.directory / SKIPPED).write_text("".join(lines), encoding="utf-8")
+        self._remove_stage()
         (self.directory / SUCCESS).touch()
         self._collected.clear()
-        shutil.rmtree(self.stage, ignore_errors=True)
         return paths
+
+    def withdraw(self, parts: Iterable[tuple[int, Part]]) -> None:
+        """Remove those of the parts, each of them with its number, that were moved to their names without _SUCCESS."""
+        if not (self.directory / SUCCESS).exists():
+            for index, part in parts:
+                if _is_same(path := self._path_of(index), part):
+                    path.unlink()
+                    (self.directory / SKIPPED).unlink(missing_ok=True)
+
+    def _path_of(self, index: int) -> Path:
+        return self.directory / f"part-{index:05d}"
+
+    def take_back(self, paths: Iterable[Path]) -> None:
+        """Remove what was collected."""
+        for path in (self.directory / SUCCESS, self.directory / SKIPPED, *paths):
+            path.unlink(missing_ok=True)
+
+    def _put_away(self, paths: Iterable[Path]) -> None:
+        # Into the stage, which goes: so a collector that has slept while another was faster takes nothing away.
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(self.stage / f"{path.name}{_OLD}")
+
+    def _remove_stage(self) -> None:
+        # Under another name first: attempts that are late may still open files in it, but not in what isn't there.
+        gone = self.stage.with_name(self.stage.name + _OLD)
+        with contextlib.suppress(OSError):
+            self.stage.replace(gone)
+        for path in (gone, self.stage):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _outdated(self, parts: int) -> Iterator[Path]:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
         yield from self.directory.glob(SUCCESS)
-        yield from self.directory.glob(_SKIPPED)
+        yield from self.directory.glob(SKIPPED)
         if self._log is None and self._is_new:
             yield from self.directory.glob(LOG)
         for path in filter(_is_output, self.directory.glob("part-*")):
@@ -224,7 +272,7 @@ class Output:
             return
         for path in self._collected:
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.stage, ignore_errors=True)
+        self._remove_stage()
         for path in self.made:
             with contextlib.suppress(OSError):  # it isn't empty, or wasn't made
                 path.rmdir()
@@ -244,8 +292,13 @@ def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
                     yield _unescape(key), _unescape(value)
 
 
+def _skipped_line(task: TaskId, skipped: Skipped) -> str:
+    told = {"task": str(task), "source": skipped.source, "offset": skipped.offset, "record": skipped.record}
+    return _json({**told, "message": skipped.message}) + "\n"
+
+
 def _is_output(path: Path) -> bool:
-    return path.is_file() and re.fullmatch(rf"part-[0-9]{{5,}}|{SUCCESS}|{LOG}|{_SKIPPED}", path.name) is not None
+    return path.is_file() and re.fullmatch(rf"part-[0-9]{{5,}}|{SUCCESS}|{LOG}|{SKIPPED}", path.name) is not None
 
 
 def _is_same(path: Path, part: Part) -> bool:

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from rqmr.config import Config
 from rqmr.errors import InputError, JobError, ParameterError, RefusedError
-from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut
+from rqmr.inputs import InputMark, Source, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
 from rqmr.loader import Package, find, load, pack_file, user_traceback
-from rqmr.model import InputMark, Kind, Outcome, Part, Phase, Settings, Spec, Split, Summary, new_run_id
+from rqmr.model import (
+    Kind,
+    Outcome,
+    Part,
+    Phase,
+    Settings,
+    Skipped,
+    Spec,
+    Split,
+    Summary,
+    TaskId,
+)
 from rqmr.readers import check_encoding
 
 _MOST_MAPS = 200_000
+#: Letters and digits that can't be mistaken for each other when read aloud.
+_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+def new_run_id(job_name: str) -> str:
+    """Return a new run's id: the job's name, with "-" for what an RQ id can't hold, and six signs of its own."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", job_name).strip("-") or "job"
+    return f"{stem[:60]}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
 
 
 @dataclass(frozen=True)
@@ -65,13 +87,7 @@ def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
     else:
         package, loaded, name = _package_of(job), job, job.__module__.rpartition(".")[2]
         name = Path(package.modules[package.entry].path).stem if name == "__main__" else name
-    try:
-        instance = loaded(**parameters)
-        steps_of(instance)
-    except RefusedError:
-        raise
-    except Exception as error:
-        raise JobError(f"{loaded.__name__} can't be set up with these parameters:\n{user_traceback(error)}") from error
+    instance = _instance(loaded, parameters)
     try:
         plain = msgspec.to_builtins(dict(parameters))
     except (TypeError, ValueError) as error:
@@ -86,7 +102,37 @@ def program_of(spec: Spec, package: Package) -> Program:
         JobError: the package can't be imported, or has no such job any more.
     """
     loaded = load(package, spec.job_class)
-    return Program(spec.job, loaded(**spec.params), spec.params, package)
+    return Program(spec.job, _instance(loaded, spec.params), spec.params, package)
+
+
+def _instance(job: type[Job], parameters: Mapping[str, Any]) -> Job:
+    try:
+        instance = job(**parameters)
+        steps_of(instance)
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise JobError(f"{job.__name__} can't be set up with these parameters:\n{user_traceback(error)}") from error
+    return instance
+
+
+def refit(spec: Spec, program: Program) -> Spec:
+    """Return a planned run's spec for another version of its program.
+
+    Raises:
+        JobError: it would have to be planned in another way.
+    """
+    steps = steps_of(program.job)
+    if spec.is_cut and not program.job.reader.splittable:
+        raise JobError(f"{spec.job} reads whole files now, and the run's input is cut: run the job anew")
+    if _phases(steps, spec.phases[0].tasks, spec.phases[-1].tasks) != spec.phases:
+        raise JobError(f"{spec.job} has other steps now than the run: run the job anew")
+    return structs.replace(
+        spec,
+        code=program.package.content_hash,
+        job_class=type(program.job).__name__,
+        shapes=tuple(step.shape for step in steps),
+    )
 
 
 def plan(
@@ -140,6 +186,7 @@ def plan(
         skip_bad=config.skip_bad,
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
+        is_cut=program.job.reader.splittable,
         input_bytes=total,
         plan=_described(phases, total, len(sources), workers),
     )
@@ -203,9 +250,20 @@ def summarize(spec: Spec, outcomes: Sequence[Sequence[Outcome]], paths: Sequence
         bytes_read=sum(outcome.size for outcome in outcomes[0]),
         records_written=sum(outcome.written for outcome in outcomes[-1]),
         counters={group: dict(sorted(members.items())) for group, members in sorted(counters.items())},
+        skipped=sum(len(outcome.skipped) for phase in outcomes for outcome in phase),
     )
 
 
 def parts_of(outcomes: Sequence[Outcome]) -> list[Part]:
     """Return the parts that the last phase's winners left in the stage."""
     return [outcome.part for outcome in outcomes if outcome.part is not None]
+
+
+def skipped_of(spec: Spec, outcomes: Sequence[Sequence[Outcome]]) -> list[tuple[TaskId, Skipped]]:
+    """Return the records that the winners left out, in the order of phases, tasks and records. As for `summarize`."""
+    return [
+        (task, skipped)
+        for number, of_phase in enumerate(outcomes)
+        for task, outcome in zip(spec.tasks(number), of_phase, strict=True)
+        for skipped in outcome.skipped
+    ]

@@ -18,16 +18,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 from msgspec import Struct
 
+from rqmr.codec import shorten
 from rqmr.errors import InputError
 from rqmr.model import Piece, Settings
 
 _BLOCK = 256 << 10  # is read and decoded at once: enough for C speed, little enough for the processor's cache
+_SHORTER = "the file has become shorter since the run was planned"
 _ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 #: How a compressed file begins, and what reads it, imported when one is met: not every Python has them all.
 _COMPRESSIONS = {
@@ -54,7 +57,8 @@ class Block(Struct, eq=False):
     source: str
     offset: int  # byte offset of `raw` in the file's (decompressed) content
     raw: bytes
-    records: Iterable[Any] = ()  # to iterate once; may parse in passing and raise UnreadableRecord
+    #: To iterate once. May parse in passing, raise UnreadableRecord for a record, and go on with the next one then.
+    records: Iterable[Any] = ()
     lines: Sequence[int] = range(sys.maxsize)  # at which line of `raw` each record begins
     replaced: int = 0  # characters that stand for bytes which aren't text
     encoding: str = "utf-8"
@@ -70,7 +74,16 @@ class Block(Struct, eq=False):
 
     def text_of(self, index: int) -> str:
         """Return the line that a record begins with."""
-        return self.raw.split(b"\n")[self.lines[index]].decode(self.encoding, "replace").removesuffix("\r")
+        return self._text(self.raw.split(b"\n")[self.lines[index]])
+
+    def begins(self) -> list[tuple[int, str]]:
+        """Return where each record begins and the line that it begins with, shortened."""
+        raw = self.raw.split(b"\n")
+        offsets = list(accumulate((len(line) + 1 for line in raw), initial=self.offset))
+        return [(offsets[line], shorten(self._text(raw[line]))) for line in islice(self.lines, len(raw))]
+
+    def _text(self, line: bytes) -> str:
+        return line.decode(self.encoding, "replace").removesuffix("\r")
 
 
 class Reader:
@@ -89,11 +102,9 @@ class Lines(Reader):
 
     def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
         """Yield blocks of whole lines."""
-        for offset, raw in _whole_lines(piece):
-            text, block = _decoded(piece.name, offset, raw, settings)
-            if text:
-                block.records = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-                yield block
+        for block, lines, is_text in _blocks_of_lines(piece, settings):
+            block.records = lines if is_text else map(_readable, lines)
+            yield block
 
 
 class JsonLines(Lines):
@@ -101,10 +112,14 @@ class JsonLines(Lines):
 
     def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
         """Yield blocks that parse each line in its turn."""
-        for block in super().blocks(piece, settings):
-            filled = {number: line for number, line in enumerate(block.records) if line and not line.isspace()}
+        for block, lines, is_text in _blocks_of_lines(piece, settings):
+            if is_text:
+                filled = {number: line for number, line in enumerate(lines) if line and not line.isspace()}
+            else:
+                filled = {number: line for number, line in enumerate(lines) if not _is_blank(line)}
+            readable = filled.values() if is_text else map(_readable, filled.values())
             block.lines = list(filled)
-            block.records = map(partial(self._parse, block), range(len(filled)), filled.values())
+            block.records = map(partial(self._parse, block), range(len(filled)), readable)
             if filled:
                 yield block
 
@@ -123,9 +138,14 @@ class Whole(Reader):
     def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
         """Yield one block of one record."""
         with open_piece(piece) as file:
-            text, block = _decoded(piece.name, 0, file.read(), settings)
-        block.records = [text]
-        yield block
+            raw = file.read()
+        try:
+            text, block = _decoded(piece.name, 0, raw, settings)
+        except UnreadableRecord as error:
+            yield Block(piece.name, 0, raw, map(_readable, (error,)), encoding=settings.encoding)
+        else:
+            block.records = [text]
+            yield block
 
 
 class Csv(Reader):
@@ -145,31 +165,52 @@ class Csv(Reader):
     def blocks(self, piece: Piece, settings: Settings) -> Iterator[Block]:
         """Yield a block for each row."""
         rows = self._rows(piece, settings)
-        names = next((row for row, _ in rows), []) if self._has_header else []
+        names: list[str] = []
+        if self._has_header:
+            for row, block in rows:
+                names = row if row is not None else next(iter(block.records))  # which raises why it can't be read
+                break
         for row, block in rows:
-            if names and len(row) != len(names):
-                raise UnreadableRecord(piece.name, block.offset, f"{len(row)} fields under {len(names)} names")
-            block.records = [dict(zip(names, row, strict=True)) if names else row]
+            if row is not None and names and len(row) != len(names):
+                block = _bad_row(block, f"{len(row)} fields under {len(names)} names")
+            elif row is not None:
+                block.records = [dict(zip(names, row, strict=True)) if names else row]
             yield block
 
-    def _rows(self, piece: Piece, settings: Settings) -> Iterator[tuple[list[str], Block]]:
+    def _rows(self, piece: Piece, settings: Settings) -> Iterator[tuple[list[str] | None, Block]]:
+        """Yield each row and its block, still without its record; None and the block of one that can't be read."""
         offset = 0
         taken: list[bytes] = []  # the lines of the row that is being parsed
+        problems: list[str] = []
 
         def decoded(line: bytes) -> str:
             taken.append(line)
-            return _decoded(piece.name, offset, line, settings)[0]
+            try:
+                return _decoded(piece.name, offset, line, settings)[0]
+            except UnreadableRecord as error:
+                problems.append(error.reason)
+                return line.decode(settings.encoding, "replace")
 
         with open_piece(piece) as file:
-            try:
-                for row in csv.reader(map(decoded, file), delimiter=self._delimiter, strict=True):
-                    _, block = _decoded(piece.name, offset, b"".join(taken), settings)
-                    offset += block.size
-                    taken.clear()
-                    if row:
-                        yield row, block
-            except csv.Error as error:
-                raise UnreadableRecord(piece.name, offset, f"it isn't CSV: {error}") from None
+            rows = csv.reader(map(decoded, file), delimiter=self._delimiter, strict=True)
+            while True:
+                row: list[str] | None = None
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error as error:  # after which it goes on with the next line
+                    problems.append(f"it isn't CSV: {error}")
+                raw = b"".join(taken)
+                if problems:
+                    row, block = None, _bad_row(Block(piece.name, offset, raw, encoding=settings.encoding), problems[0])
+                else:
+                    block = _decoded(piece.name, offset, raw, settings)[1]
+                offset += len(raw)
+                taken.clear()
+                problems.clear()
+                if row != []:
+                    yield row, block
 
 
 def check_encoding(settings: Settings) -> None:
@@ -202,6 +243,51 @@ def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[
     return text.removeprefix("\ufeff") if signed and offset == 0 else text, block
 
 
+def _blocks_of_lines(piece: Piece, settings: Settings) -> Iterator[tuple[Block, Sequence[Any], bool]]:
+    """Yield blocks, still without records, with their lines, and whether all are text; one that isn't is its error."""
+    for offset, raw in _whole_lines(piece):
+        try:
+            text, block = _decoded(piece.name, offset, raw, settings)
+        except UnreadableRecord:
+            block = Block(piece.name, offset, raw, encoding=settings.encoding)
+            yield block, _line_by_line(block, settings), False
+        else:
+            if text:
+                yield block, text.replace("\r\n", "\n").removesuffix("\n").split("\n"), True
+
+
+def _line_by_line(block: Block, settings: Settings) -> list[str | UnreadableRecord]:
+    lines: list[str | UnreadableRecord] = []
+    offset = block.offset
+    for line in block.raw.removesuffix(b"\n").split(b"\n"):
+        ended = line + b"\n" if offset + len(line) < block.offset + block.size else line
+        try:
+            text = _decoded(block.source, offset, ended, settings)[0]
+            lines.append(text.replace("\r\n", "\n").removesuffix("\n"))
+        except UnreadableRecord as error:
+            lines.append(error)
+        offset += len(ended)
+    return lines
+
+
+def _readable(line: str | UnreadableRecord) -> str:
+    if isinstance(line, UnreadableRecord):
+        raise line
+    return line
+
+
+def _is_blank(line: str | UnreadableRecord) -> bool:
+    return isinstance(line, str) and (not line or line.isspace())
+
+
+def _bad_row(block: Block, reason: str) -> Block:
+    error = UnreadableRecord(block.source, block.offset, reason)
+    if b"\n" in block.raw.rstrip(b"\r\n"):
+        raise error  # one stray quote can join any number of rows, so where the next one begins can't be told
+    block.records = map(_readable, (error,))
+    return block
+
+
 def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that the piece owns, as (byte offset, some whole lines)."""
     offset, stop = 0, sys.maxsize if piece.stop is None else piece.stop
@@ -210,20 +296,46 @@ def _whole_lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
             offset = file.seek(piece.start - 1) + len(file.readline(stop - piece.start + 1))
         while offset < stop and (raw := file.read(min(_BLOCK, stop - offset))):
             if not raw.endswith(b"\n"):
-                raw += file.readline()
+                raw += file.readline(-1 if piece.end is None else piece.end - offset - len(raw))
             yield offset, raw
             offset += len(raw)
     if piece.stop is not None and offset < piece.stop:
-        raise OSError(errno.ESTALE, "the file has become shorter since it was split", piece.name)
+        raise OSError(errno.ESTALE, _SHORTER, piece.name)
 
 
 @contextmanager
 def open_piece(piece: Piece) -> Iterator[io.BufferedReader]:
     """Open a piece's file; a compressed one is decompressed, and raises UnreadableRecord where it is damaged."""
-    with Path(os.fsdecode(piece.path)).open("rb") as file:
-        # A piece that was cut out is plain, whatever it begins with.
-        compression = compression_of(file.peek()) if piece.stop is None else ""
-        yield io.BufferedReader(_Content(file, piece.name, compression), _BLOCK) if compression else file
+    path = Path(os.fsdecode(piece.path))
+    with path.open("rb") as file:
+        if piece.stop is not None:  # a piece that was cut out is plain, whatever it begins with
+            yield file
+            return
+        compression = compression_of(file.peek())
+        planned = file
+        if piece.end is not None and path.stat().st_size:  # a file of /proc has no size, and yet content
+            planned = io.BufferedReader(_Planned(file, piece.name, piece.end), _BLOCK)
+        yield io.BufferedReader(_Content(planned, piece.name, compression), _BLOCK) if compression else planned
+
+
+class _Planned(io.RawIOBase):
+    """A file up to where it ended when the run was planned."""
+
+    def __init__(self, file: BinaryIO, source: str, size: int) -> None:
+        self._file = file
+        self._source = source
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left))
+        if self._left and not data:
+            raise OSError(errno.ESTALE, _SHORTER, self._source)
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Content(io.RawIOBase):

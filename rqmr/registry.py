@@ -9,13 +9,13 @@ from rqmr.keys import RUNS, RunKeys
 from rqmr.model import End
 
 #: How long the end of a run can be asked for, and the index outlives the last new run.
-_KEEP_MS = 7 * 24 * 3600 * 1000
+KEEP_MS = 7 * 24 * 3600 * 1000
 
 
 def register(client: Client, run: str, now_ms: int) -> None:
     """Put a new run into the index; `client` may be a pipeline."""
     client.zadd(RUNS, {run: now_ms})
-    client.pexpire(RUNS, _KEEP_MS)
+    client.pexpire(RUNS, KEEP_MS)
 
 
 def runs(client: Client) -> list[tuple[str, int]]:
@@ -34,20 +34,10 @@ def runs(client: Client) -> list[tuple[str, int]]:
     return [each for each, is_there in zip(listed, left, strict=True) if is_there]
 
 
-def write_end(client: Client, end: End) -> None:
-    """Keep how a run ended for a week."""
-    client.set(RunKeys(end.run).end, msgspec.msgpack.encode(end), px=_KEEP_MS)
-
-
 def read_end(client: Client, run: str) -> End | None:
     """Return how a run ended; None if it hasn't, or nobody knows any more."""
     data = client.get(RunKeys(run).end)
     return None if data is None else msgspec.msgpack.decode(data, type=End)
-
-
-def forget_end(client: Client, run: str) -> None:
-    """Remove how a run ended, since it goes on."""
-    client.unlink(RunKeys(run).end)
 
 
 def forget(client: Client, run: str) -> None:

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import redis
 from msgspec import structs
 
 from rqmr import registry
-from rqmr.access import Server, Where, reach
+from rqmr.access import Server, Where, reach, visit
 from rqmr.api import follow, header_of
-from rqmr.connection import connect
 from rqmr.driver import end_run
 from rqmr.durable import live_url
-from rqmr.errors import AttemptEnded, RefusedError, RunCancelled, RunFailed
+from rqmr.errors import AttemptEnded, RefusedError, RqmrError, RunCancelled, RunFailed
 from rqmr.inputs import check_unchanged
-from rqmr.job import steps_of
 from rqmr.loader import decode_package, pack_again
 from rqmr.local import Local
-from rqmr.model import End, Facts, Failure, Kind, RunState, Spec, Summary, TaskId
+from rqmr.model import (
+    End,
+    Facts,
+    Failure,
+    Kind,
+    Part,
+    RunState,
+    Spec,
+    Summary,
+    TaskId,
+)
 from rqmr.output import Output
-from rqmr.plan import Program, default_workers, program_of
+from rqmr.plan import Program, default_workers, new_run_id, program_of, refit
 from rqmr.sockets import private_servers
 from rqmr.state import State
-from rqmr.status import Status, status_of_end, status_of_facts
+from rqmr.status import Status, status_of_end, status_of_facts, status_unknown
 from rqmr.view import View, Watched
 
 #: A task that no run has, so that none of its attempts has won.
 _NOBODY = TaskId(10**6, Kind.REDUCE, 0)
 _NAMED = 8
+#: What a run's id looks like: others could be the names of other keys.
+_RUN_ID = re.compile("[A-Za-z0-9_-]{1,60}-[a-z0-9]{6}")
 
 
 @dataclass
@@ -55,6 +67,8 @@ class Found:
         facts = None
         if self.spec is not None:
             facts = self.state.facts(workers=self.server.listening(self.spec.queue))
+        if facts and self.server.is_woken:  # whoever worked or drove has ended with the server
+            facts = structs.replace(facts, running=(), driver="", has_standby=False, tickets={})
         if facts and self.spec and facts.state != RunState.SUCCEEDED:
             return status_of_facts(facts, self.spec, self.end, self.server.description)
         return status_of_end(self.end, self.server.description) if self.end else None
@@ -68,14 +82,20 @@ def list_runs(where: Where) -> list[Status]:
     Raises:
         RedisError: the Redis that is named can't be reached.
     """
-    with ExitStack() as stack:
-        statuses = [
-            status
-            for server in _servers(where, stack)
-            for run, _ in registry.runs(server.client)
-            if (found_run := _look(server, run)) and (status := found_run.status())
-        ]
+    with _opened() as stack:
+        statuses = [status for server in _servers(where, stack) for status in _statuses_on(server)]
     return sorted(statuses, key=lambda status: status.began_ms)
+
+
+def _statuses_on(server: Server) -> Iterator[Status]:
+    with _unless_it_ends(server):
+        for run, at in registry.runs(server.client):
+            try:
+                status = (found := _look(server, run)) and found.status()
+            except RqmrError:  # another release's
+                status = status_unknown(run, at, server.description)
+            if status:
+                yield status
 
 
 def status_of(run: str, where: Where) -> Status:
@@ -84,7 +104,7 @@ def status_of(run: str, where: Where) -> Status:
     Raises:
         RefusedError: nothing is known of it.
     """
-    with ExitStack() as stack:
+    with _opened() as stack:
         status = _find(run, where, stack).status()
         return status or _refuse(run, where)
 
@@ -99,35 +119,41 @@ def attach(run: str, where: Where, view: View, *, workers: int | None = None) ->
         RunFailed: it has failed, or fails.
         RunCancelled: it was cancelled, or is.
     """
-    with ExitStack() as stack:
+    with _opened() as stack:
         found = _find(run, where, stack, workers=workers)
         return _follow(found, where, view, stack)
 
 
-def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: int | None = None) -> Summary:
+def resume(
+    run: str,
+    where: Where,
+    view: View,
+    *,
+    fresh: bool = False,
+    skip_bad: int | None = None,
+    workers: int | None = None,
+) -> Summary:
     """Let a failed run go on, with its job's code as it is now, and follow it to its end.
 
     What is committed is kept, with the code that made it; `fresh`: nothing is. The inputs have to be those of the plan.
+    `skip_bad`: how many bad records may be left out from now on; None for as many as before.
 
     Raises:
         RefusedError: the run hasn't failed, or nothing is known of it; its job or an input has changed too much.
         RunFailed: it fails again.
         RunCancelled: it was cancelled meanwhile.
     """
-    with ExitStack() as stack:
+    with _opened() as stack:
         found = _find(run, where, stack, workers=workers)
         spec = found.spec
         facts = found.state.facts() if spec else None
         if spec is None or facts is None or facts.state != RunState.FAILED:
-            raise RefusedError(_why_not_resumed(found, facts))
+            raise RefusedError(_why_not_resumed(found, facts, where.option))
         check_unchanged(found.state.inputs())
         program = _mended(found, spec, view)
-        mended = structs.replace(
-            spec,
-            code=program.package.content_hash,
-            job_class=type(program.job).__name__,
-            shapes=tuple(step.shape for step in steps_of(program.job)),
-        )
+        mended = refit(spec, program)
+        if skip_bad is not None:
+            mended = structs.replace(mended, skip_bad=skip_bad)
         kept = [] if fresh else [task for phase in spec.phases for task in found.state.winners(phase)]
         if kept and mended.shapes != spec.shapes:
             raise RefusedError(
@@ -135,11 +161,10 @@ def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: 
                 f"now), so what is committed can't be merged with it: rqmr resume {run} --fresh runs all tasks again"
             )
         if kept and mended.code != spec.code:
-            view.note(f"{_tasks(kept)} are committed and keep the old code; --fresh runs them again")
-        Output(spec.output, run, is_new=False).stage.mkdir(parents=True, exist_ok=True)
+            view.note(f"committed and with the old code: {_tasks(kept)}; --fresh runs them again")
+        Output(spec.output, run, is_new=False).prepare_again()
         if not found.state.resume(mended, program.package.encode(), fresh=fresh):
             raise RefusedError(f"somebody else has resumed run {run} just now: rqmr attach {run}{where.option}")
-        registry.forget_end(found.server.client, run)
         found.spec = mended
         _reopen_parts_that_are_gone(found, mended)
         return _follow(found, where, view, stack)
@@ -151,15 +176,18 @@ def cancel(run: str, where: Where) -> None:
     Raises:
         RefusedError: it has ended already, or nothing is known of it.
     """
-    with ExitStack() as stack:
+    with _opened() as stack:
         found = _find(run, where, stack)
         facts = found.state.facts() if found.spec else None
         if found.spec is None or facts is None or facts.state != RunState.RUNNING:
             state = facts.state if facts else found.end and found.end.state
             told = _ENDED[state or RunState.CANCELLED]
             raise RefusedError(f"run {run} {told} already; rqmr rm {run}{where.option} removes what is left of it")
-        end_run(found.server.client, found.spec, RunState.CANCELLED)
-        _discard(found.spec.output, run)
+        parts = _parts(found.state, found.spec)
+        end = end_run(found.server.client, found.spec, RunState.CANCELLED)
+        if end and end.state != RunState.CANCELLED:
+            raise RefusedError(f"run {run} {_ENDED[end.state]} just now")
+        _discard(found.spec.output, run, parts)
 
 
 def remove(run: str, where: Where) -> None:
@@ -168,16 +196,17 @@ def remove(run: str, where: Where) -> None:
     Raises:
         RefusedError: it still runs, or nothing is known of it.
     """
-    with ExitStack() as stack:
+    with _opened() as stack:
         found = _find(run, where, stack)
         facts = found.state.facts() if found.spec else None
         if facts and facts.state == RunState.RUNNING:
             raise RefusedError(f"run {run} is still running; end it first: rqmr cancel {run}{where.option}")
         if found.spec:
+            parts = _parts(found.state, found.spec)
             found.state.unlink()
-            _discard(found.spec.output, run)
+            _discard(found.spec.output, run, parts)
         elif found.end:
-            _discard(Path(found.end.output), run)
+            _discard(Path(found.end.output), run, [])
         registry.forget(found.server.client, run)
 
 
@@ -186,9 +215,13 @@ def remove(run: str, where: Where) -> None:
 
 def _find(run: str, where: Where, stack: ExitStack, *, workers: int | None = 0) -> Found:
     """Find a run, and start local workers: `workers`, or (None) one a core if the others ended with the server."""
-    found: Found | None
+    if not _RUN_ID.fullmatch(run):
+        raise RefusedError(f"{run!r:.80} is no run's id, as {new_run_id('wordcount')} would be one; rqmr ps lists them")
     for server in _servers(where, stack):
-        if (found := _look(server, run)) is None:
+        found = None
+        with _unless_it_ends(server):
+            found = _look(server, run)
+        if found is None:
             continue
         if found.spec and server.is_woken:
             _bury_the_dead(found.state)
@@ -216,8 +249,27 @@ def _servers(where: Where, stack: ExitStack) -> Iterator[Server]:
         yield server
     else:
         for living in [url] if url else private_servers():
-            client = stack.enter_context(closing(connect(living)))
-            yield Server(client, living, "private server of a command that runs now")
+            yield visit(living, stack)
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[ExitStack]:
+    """What a command opens, and closes at its end. Raises RqmrError if Redis stops to answer."""
+    try:
+        with ExitStack() as stack:
+            yield stack
+    except redis.RedisError as error:
+        raise RqmrError(f"Redis doesn't answer any more: {error}") from error
+
+
+@contextlib.contextmanager
+def _unless_it_ends(server: Server) -> Iterator[None]:
+    """Look at a server; the one of another command may end meanwhile, and has nothing to say then."""
+    try:
+        yield
+    except redis.RedisError:
+        if not server.is_visited:
+            raise
 
 
 def _look(server: Server, run: str) -> Found | None:
@@ -282,17 +334,25 @@ def _reopen_parts_that_are_gone(found: Found, spec: Spec) -> None:
             found.state.reopen(attempt, outcome, _NOBODY)
 
 
-def _why_not_resumed(found: Found, facts: Facts | None) -> str:
+def _why_not_resumed(found: Found, facts: Facts | None, option: str) -> str:
     if facts and facts.state == RunState.RUNNING:
-        return f"run {found.run} hasn't failed, it is still running: rqmr attach {found.run} shows it"
+        return f"run {found.run} hasn't failed, it is still running: rqmr attach {found.run}{option} shows it"
     if found.end and found.end.state == RunState.FAILED:
         return f"run {found.run} failed, but what it takes to resume it is gone; run the job anew"
     state = facts.state if facts else found.end.state if found.end else RunState.CANCELLED
     return f"run {found.run} {_ENDED[state]} already: there is nothing to resume"
 
 
-def _discard(directory: Path, run: str) -> None:
+def _parts(state: State, spec: Spec) -> list[tuple[int, Part]]:
+    """Return the parts that the last phase has made, each with its task's index."""
+    won = state.winners(spec.phases[-1])
+    return [(task.index, outcome.part) for task, (_, outcome) in won.items() if outcome.part]
+
+
+def _discard(directory: Path, run: str, parts: Sequence[tuple[int, Part]]) -> None:
+    """Remove a run's stage, and what was collected of these parts by a driver that died at it."""
     output = Output(directory, run, is_new=False)
+    output.withdraw(parts)
     output.discard()
     with contextlib.suppress(OSError):  # it isn't there, or has something in it
         directory.rmdir()
@@ -309,8 +369,9 @@ _ENDED = {
 
 
 def _tasks(tasks: Sequence[TaskId]) -> str:
-    """Name tasks: the first few, and how many there are."""
+    """Name tasks: how many there are, and the first few."""
     maps = sum(task.kind == Kind.MAP for task in tasks)
-    told = f"{maps} map tasks and {len(tasks) - maps} reduce tasks"
+    counts = [(maps, "map"), (len(tasks) - maps, "reduce")]
+    told = " and ".join(f"{count:,} {kind} task{'s' * (count > 1)}" for count, kind in counts if count)
     names = ", ".join(map(str, tasks[:_NAMED])) + (" …" if len(tasks) > _NAMED else "")
     return f"{told} ({names})"

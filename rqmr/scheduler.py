@@ -36,9 +36,10 @@ class Policy(Struct, frozen=True):
     #: An attempt is a straggler when it has taken, or by its progress will take, this many times the median of those
     #: committed. Tasks that vary two- or threefold are none.
     straggler_factor: float = 4.0
-    #: Below this age nothing is told from the time that a task takes.
+    #: Below this age nothing is told from the time alone that a task takes: its work-horse may just have died.
     straggler_ms: int = 2_000
-    #: Progress below this tells nothing about the whole.
+    #: Progress that was told earlier in an attempt, or is less than this, tells nothing about the whole.
+    telling_ms: int = 1_000
     telling_fraction: float = 0.05
     #: Backups that may run at a time: this share of the phase's tasks, but at least one.
     backup_share: float = 0.1
@@ -235,13 +236,14 @@ def _stragglers(facts: Facts, policy: Policy) -> Iterator[Instruction]:
 def _is_straggler(attempt: RunningAttempt, facts: Facts, policy: Policy) -> bool:
     if not attempt.started_ms or attempt.deadline_ms <= facts.now_ms:
         return False  # its lease is gone or about to go: it may be lost, and is told apart by that
-    if facts.now_ms - attempt.started_ms < max(policy.straggler_ms, facts.median_ms):
-        return False
     return _expected_ms(attempt, facts, policy) > policy.straggler_factor * facts.median_ms
 
 
 def _expected_ms(attempt: RunningAttempt, facts: Facts, policy: Policy) -> float:
     """How long the attempt will have taken: by its progress, if that tells anything, else what it has taken."""
     age = facts.now_ms - attempt.started_ms
+    told_at = attempt.renewed_ms - attempt.started_ms  # by now it is further
     fraction = attempt.progress.fraction
-    return age / fraction if fraction >= policy.telling_fraction else age
+    if told_at >= max(policy.telling_ms, facts.median_ms) and fraction >= policy.telling_fraction:
+        return max(age, told_at / fraction)
+    return age if age >= policy.straggler_ms else 0

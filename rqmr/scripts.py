@@ -8,14 +8,15 @@ from importlib import resources
 from typing import Any
 
 import redis
+from msgspec import Struct, structs
 
 from rqmr.connection import Client
 from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
-    "advance", "back_up", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "issue", "pause", "release",
-    "renew", "reopen", "resume", "tell", "write",
+    "advance", "back_up", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "issue", "pause", "place",
+    "release", "renew", "reopen", "resume", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -28,6 +29,17 @@ _FORGETFUL = 5
 def source(name: str) -> str:
     """Return a script's text."""
     return resources.files("rqmr").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Death(Struct, frozen=True):
+    """What is known of an attempt whose work-horse is gone."""
+
+    since_ms: int | str = ""  # its last renewal
+    how: str = ""  # its process died, "" if it didn't
+    at: int | str = ""  # the record's index, "" for none
+    skip_bad: int = 0  # records that the run may skip
+    max_failed: int = 1  # attempts that may fail, and
+    failure: bytes = b""  # the run's failure if they have, since processes died at the record
 
 
 class Scripts:
@@ -55,7 +67,11 @@ class Scripts:
             token, sequence, ticket.rpartition("-t")[2], named, worker, host, lease_ms, k.lease_prefix, PHASE_STRIDE,
             STANDBY_MS,
         )  # fmt: skip
-        return Claim(AttemptId.parse(reply[1]), int(reply[2])) if reply[0] == "CLAIMED" else str(reply[0])
+        if reply[0] != "CLAIMED":
+            return str(reply[0])
+        _, attempt, started_ms, died, bad = reply
+        deaths = (line.split(" ", 1) for line in bad.splitlines())
+        return Claim(AttemptId.parse(attempt), started_ms, died > 0, {int(index): how for index, how in deaths})
 
     def issue(self, count: int) -> list[Any]:
         """Return ["ISSUED", last number, pending task, …] or ["ENDED"]."""
@@ -86,8 +102,21 @@ class Scripts:
 
         return set(_text(_again_without_script(send)))
 
-    def commit(self, claim: Claim, outcome: Outcome, encoded: bytes, partitions: Sequence[int], step: int) -> list[Any]:
-        """Return the script's reply; the `partitions` are those of `step` that the attempt has a segment for."""
+    def commit(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        encoded: bytes,
+        partitions: Sequence[int],
+        step: int,
+        skip_bad: int,
+        failure: bytes,
+    ) -> list[Any]:
+        """Return the script's reply.
+
+        The `partitions` are those of `step` that the attempt has a segment for; `failure` is the run's if it skips more
+        than `skip_bad` records.
+        """
         k, attempt, task = self._keys, claim.attempt, claim.attempt.task
         return list(
             self._call(
@@ -96,6 +125,7 @@ class Scripts:
                 + [k.shuffle(step, partition) for partition in partitions],
                 str(attempt), str(task), encoded, claim.started_ms, outcome.records, outcome.size,
                 segment_field(task.index, attempt.number, 0), f"keys:s{step}", outcome.key_type,
+                len(outcome.skipped), skip_bad, failure,
             )
         )  # fmt: skip
 
@@ -106,15 +136,16 @@ class Scripts:
         keys = self._at_the_end_of(attempt)
         return str(self._call("fail", keys, str(attempt), str(task), line, max_failed, failure, message))
 
-    def expire(
-        self, attempt: AttemptId, *, phase: int, max_lost: int, failure: bytes, dead_since: int | None = None
-    ) -> str:
-        """Return "LOST", "RUN FAILED", "ALIVE" or "ENDED"; `dead_since`: last renewal of one whose horse died."""
+    def expire(self, attempt: AttemptId, *, phase: int, max_lost: int, failure: bytes, death: Death | None) -> str:
+        """Return "LOST", "RUN FAILED", "ALIVE" or "ENDED"; `death`: what is known if its horse has died."""
         task = attempt.task
         line = rank(phase, task.index, urgent=True)
-        died = "" if dead_since is None else dead_since
-        keys = self._at_the_end_of(attempt)
-        return str(self._call("expire", keys, str(attempt), str(task), line, max_lost, failure, died))
+        return str(
+            self._call(
+                "expire", self._at_the_end_of(attempt), str(attempt), str(task), line, max_lost, failure,
+                *structs.astuple(death or Death()),
+            )
+        )  # fmt: skip
 
     def release(self, attempt: AttemptId, *, phase: int) -> str:
         """Return "RELEASED", "STALE" or "ENDED"."""
@@ -134,7 +165,7 @@ class Scripts:
         return str(
             self._call(
                 "reopen", keys, str(attempt), str(task), rank(phase, task.index, urgent=True), phase,
-                outcome.records, outcome.size, max_lost, failure, str(reader),
+                outcome.records, outcome.size, max_lost, failure, str(reader), len(outcome.skipped),
             )
         )  # fmt: skip
 
@@ -160,16 +191,17 @@ class Scripts:
         keys = [self._keys.run, self._keys.events]
         return str(self._call("pause", keys, "" if committed is None else committed, used, note))
 
-    def finish(self, state: str, failure: bytes = b"") -> str:
+    def finish(self, state: str, failure: bytes, end: bytes, keep_ms: int, *, seen: bool) -> str:
         """Return the run's state, or "gone"."""
-        return str(self._call("finish", [self._keys.run, self._keys.events], state, failure))
+        k = self._keys
+        return str(self._call("finish", [k.run, k.events, k.end], state, failure, end, keep_ms, "seen" if seen else ""))
 
     def resume(self, spec: bytes, phases: Sequence[Phase], *, fresh: bool) -> str:
         """Return "RESUMED", the run's state if it hasn't failed, or "gone"."""
         k = self._keys
         of_phases = [key for phase in phases for key in (k.winners(phase), k.totals(phase))]
         of_phases += self._shuffles(phases) if fresh else []
-        keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases]
+        keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases, k.end]
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""
         return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))

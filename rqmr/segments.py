@@ -11,18 +11,22 @@ import redis
 
 from rqmr.connection import memory_of
 from rqmr.errors import AttemptEnded, PhaseReopened, StoreError
-from rqmr.keys import segment_field
+from rqmr.keys import WRITER, segment_field
 from rqmr.memory import room_for_segments
 from rqmr.model import AttemptId, Outcome, TaskId
+from rqmr.records import Place
 from rqmr.state import State
-from rqmr.tasks import Place
 
 #: Bytes that are sent in one go, and about what one reply may hold.
 _WINDOW = 4 << 20
 #: So little is sent without asking for the server's memory: that would take longer than a small task.
 _TRIFLE = 64 << 10
-#: Seconds between two looks for memory.
-_POLL_SECONDS = 0.1
+#: Seconds between two looks for memory, and for one's turn to send a big chunk.
+_POLL_SECONDS, _TURN_SECONDS = 0.1, 0.02
+#: How long such a turn lasts if its end isn't told.
+_ALONE_MS = 2_000
+#: Connections of the server for each attempt that may write: its RQ worker has two, its work-horse three.
+_CONNECTIONS = 3
 #: Segments whose first chunk is asked for in one go.
 _HEADS = 64
 #: Keys in one go.
@@ -65,57 +69,85 @@ class RedisSink:
     def flush(self) -> None:
         """Send what is held. Raises as `write`."""
         while self._held:
-            fitting = self._fitting()
-            if fitting and self._send(self._held[:fitting]):
-                self._size -= sum(len(chunk.data) for chunk in self._held[:fitting])
-                del self._held[:fitting]
-                self._place.waits = False
-            else:
-                self._wait()
+            try:
+                is_sent = self._send_some()
+            except _Full:
+                is_sent = False
+            self._place.waits = not is_sent
+            if not is_sent:
+                self._rest(_POLL_SECONDS)
 
     def discard(self) -> None:
-        """Remove all chunks that were written; for an attempt whose output isn't wanted."""
+        """Remove all chunks that were written: this output isn't wanted."""
         pipe = self._state.client.pipeline(transaction=False)
         for partition, last in self._chunks.items():
             fields = [self._field(number) for number in range(last + 1)]
             pipe.hdel(self._state.keys.shuffle(self._step, partition), *fields)
         pipe.execute()
+        self._held, self._size, self._chunks = [], 0, {}
 
-    def _fitting(self) -> int:
-        """Return how many of the chunks held there is memory for: as much is left to every other connection."""
+    def _send_some(self) -> bool:
+        """Send as much as there is memory for; whether there was any. Raises _Full if the server refuses it."""
         if self._size <= _TRIFLE and not self._place.waits:
-            return len(self._held)
+            self._send(len(self._held))
+            return True
+        room, writers = self._room()
+        if room is None:
+            self._send(len(self._held))
+            return True
+        # All who look now see the same room, and what is being received counts as used. So half of it is for shares,
+        # and half for one who sends a chunk that is more than a share.
+        if fitting := self._fitting(room // 2 // writers):
+            self._send(fitting)
+            return True
+        return self._fitting(room // 2) > 0 and self._send_alone()
+
+    def _send_alone(self) -> bool:
+        """Send one chunk when nobody else does so; whether there was memory for it."""
+        client = self._state.client
+        with _not_charged():
+            while not client.set(WRITER, str(self._attempt), nx=True, px=_ALONE_MS):
+                self._rest(_TURN_SECONDS)
+        try:
+            room, _ = self._room()
+            if room is not None and not self._fitting(room // 2):
+                return False
+            self._send(1)
+            return True
+        finally:
+            with _not_charged():
+                client.delete(WRITER)
+
+    def _room(self) -> tuple[int | None, int]:
+        """Return how many bytes may be written (None: any number), and by how many at a time."""
         with _not_charged():
             memory = memory_of(self._state.client)
-        room = room_for_segments(memory)
-        if room is None:
-            return len(self._held)
-        count = size = 0
-        for count, chunk in enumerate(self._held):
-            size += len(chunk.data)
-            if size > room or (count and size > room // memory.clients):
-                return count
-        return count + 1
+        return room_for_segments(memory), max(1, memory.clients // _CONNECTIONS)
 
-    def _send(self, chunks: list[_Chunk]) -> bool:
-        """Write chunks, or write them again; whether the server took all of them."""
+    def _fitting(self, size: int) -> int:
+        """Return how many of the chunks held are not more than these bytes."""
+        for count, chunk in enumerate(self._held):
+            size -= len(chunk.data)
+            if size < 0:
+                return count
+        return len(self._held)
+
+    def _send(self, count: int) -> None:
+        """Write some of the chunks held, or write them again."""
         fields: dict[str, dict[str, bytes]] = {}
-        for chunk in chunks:
+        for chunk in self._held[:count]:
             fields.setdefault(chunk.shuffle, {})[chunk.field] = chunk.data
-        try:
-            with _not_charged():
-                replies = self._state.scripts.write(fields)
-        except _Full:
-            return False
+        with _not_charged():
+            replies = self._state.scripts.write(fields)
         if "ENDED" in replies:
             raise AttemptEnded(f"run {self._state.run} has ended")
-        return True
+        self._size -= sum(len(chunk.data) for chunk in self._held[:count])
+        del self._held[:count]
 
-    def _wait(self) -> None:
-        self._place.waits = True
+    def _rest(self, seconds: float) -> None:
         if self._place.stopped:
             raise AttemptEnded(f"{self._attempt} was told to stop")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(seconds)
 
     def _field(self, chunk: int) -> str:
         return segment_field(self._attempt.task.index, self._attempt.number, chunk)

@@ -32,6 +32,9 @@ class Sink(Protocol):
     def write(self, partition: int, chunk: int, data: bytes) -> None:
         """Store one chunk of this attempt's segment for a partition."""
 
+    def discard(self) -> None:
+        """Forget all chunks; others may follow."""
+
 
 class Segments(Protocol):
     """The committed segments for one reduce task."""
@@ -231,11 +234,12 @@ class _SortedRun:
             yield self._items[self._at - 1]
 
 
-def merge(runs: Iterable[_SortedRun]) -> Iterator[tuple[Key, Iterator[Any]]]:
-    """Yield each key, ascending, with its items in the order of the runs. An iterator ends when the next key is asked.
+def merge(runs: Iterable[_SortedRun]) -> Iterator[tuple[Key, Iterable[Any]]]:
+    """Yield each key, ascending, with its items in the order of the runs.
 
-    What is less than the last loaded key of every unfinished run is complete and can go. When that is nothing, one
-    key fills a whole chunk: its items are then streamed, run after run.
+    What is less than the last loaded key of every unfinished run is complete and can go, each key with a list. When
+    that is nothing, one key fills a whole chunk: its items are then streamed, run after run, by an iterator that ends
+    when the next key is asked.
     """
     live = [run for run in runs if run.fill()]
     while live:
@@ -249,7 +253,7 @@ def merge(runs: Iterable[_SortedRun]) -> Iterator[tuple[Key, Iterator[Any]]]:
                 else:
                     groups[key] = [item]
         for key in sorted(groups):
-            yield key, iter(groups[key])
+            yield key, groups[key]
         if bounds and not groups:
             items = chain.from_iterable([run.take_equal(bound) for run in live])
             yield bound, items
@@ -267,8 +271,8 @@ class SegmentReader:
         self.loaded = 0
         self.size = 0  # bytes loaded
 
-    def groups(self) -> Iterator[tuple[Key, Iterator[Any]]]:
-        """Yield each key with its items.
+    def groups(self) -> Iterator[tuple[Key, Iterable[Any]]]:
+        """Yield each key with its items, as `merge` does.
 
         Raises:
             SegmentLost: a chunk is missing or damaged.
@@ -304,7 +308,7 @@ class SegmentReader:
             raise SegmentLost(producer, f"not readable: {error}") from error
 
 
-def reduced(step: Step, key: Key, items: Iterator[Any]) -> Iterable[tuple[Key, Any]]:
+def reduced(step: Step, key: Key, items: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
     """Return the pairs that a step's reducer makes of a key and its items."""
     reducer = step.reducer
     if isinstance(reducer, Aggregator):

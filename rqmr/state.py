@@ -11,22 +11,23 @@ from typing import Literal
 
 import msgspec
 import redis
-from msgspec import structs
 
 from rqmr import keys, registry
 from rqmr.connection import Client, memory_of
-from rqmr.errors import AttemptEnded, MixedKeysError, RefusedError, RqmrError, StoreError
-from rqmr.facts import read_facts
+from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
+from rqmr.facts import read_facts, read_place
+from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
+from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
 from rqmr.memory import memory_in_words
 from rqmr.model import (
     PROTOCOL,
     AttemptId,
     Claim,
+    End,
     Event,
     Facts,
     Failure,
-    InputMark,
     Memory,
     Outcome,
     Phase,
@@ -36,7 +37,7 @@ from rqmr.model import (
     Split,
     TaskId,
 )
-from rqmr.scripts import Scripts
+from rqmr.scripts import Death, Scripts
 
 _pack = msgspec.msgpack.encode
 _BATCH = 1000  # fields or members in one command
@@ -150,9 +151,12 @@ class State:
             raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
         return msgspec.msgpack.decode(data, type=Split)
 
-    def finish(self, state: RunState, failure: Failure | None = None) -> RunState | None:
-        """Give the run its last state; return the one it has, None if the run is gone."""
-        reply = self.scripts.finish(state, _pack(failure) if failure else b"")
+    def finish(
+        self, state: RunState, failure: Failure | None = None, end: End | None = None, *, seen: bool = False
+    ) -> RunState | None:
+        """Give the run its last state (unless it was `seen` in it), and write down how it ended; return its state."""
+        why, how = (_pack(told) if told else b"" for told in (failure, end))
+        reply = self.scripts.finish(state, why, how, registry.KEEP_MS, seen=seen)
         return None if reply == "gone" else RunState(reply)
 
     def resume(self, spec: Spec, package: bytes, *, fresh: bool) -> bool:
@@ -229,12 +233,19 @@ class State:
 
         Raises:
             AttemptEnded: another attempt won, or the run has ended.
+            RecordError: with what it has skipped the run would skip more records than it may, and so has failed.
             MixedKeysError: the keys of other tasks have another type.
             StoreError: segments that were written are gone.
         """
         phase = self.spec.phase_of(claim.attempt.task)
         partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
-        reply = self.scripts.commit(claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase))
+        limit, skipped = self.spec.skip_bad, outcome.skipped
+        failure = too_many_bad(limit, skipped[-1], task=claim.attempt.task) if skipped else Failure("")
+        reply = self.scripts.commit(
+            claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase), limit, _pack(failure)
+        )
+        if reply[0] == "RUN FAILED":
+            raise RecordError(failure)
         if reply[0] == "MIXED":
             raise MixedKeysError(
                 f"keys of one step must have one type: in {claim.attempt.task} they are {outcome.key_type}, "
@@ -248,7 +259,7 @@ class State:
 
     def fail(self, attempt: AttemptId, failure: Failure) -> str:
         """Charge a failure to a task; return the script's word."""
-        spec, failure = self.spec, _as_text(failure)
+        spec, failure = self.spec, spelled(failure)
         return self.scripts.fail(
             attempt,
             phase=spec.phase_of(attempt.task),
@@ -257,20 +268,26 @@ class State:
             message=failure.message[:200],
         )
 
-    def expire(self, attempt: AttemptId, *, dead_since: int | None = None) -> str:
+    def expire(self, attempt: AttemptId, *, dead_since: int | None = None, how: str = "") -> str:
         """Call an attempt lost if its lease has run out; return the script's word.
 
-        `dead_since`: RQ says that its horse died; it is lost at once, unless it has renewed its lease after these ms.
+        `dead_since`: RQ says that its horse is gone; it is lost at once, unless it has renewed its lease after these
+        ms. `how`: how the horse's process died, "" if it didn't or nobody knows.
         """
-        message = (
-            f"task {attempt.task} was lost {self.spec.max_lost} times: each time its worker died or was silent for "
-            f"{self.spec.lease_ms / 1000:g} s; does it run out of memory, or end its process?"
-        )
-        failure = Failure(message, task=str(attempt.task))
-        phase = self.spec.phase_of(attempt.task)
+        spec, task = self.spec, attempt.task
+        failure = _pack(lost_too_often(task, spec))
+        death = None if dead_since is None else self._death(attempt, dead_since, how)
         return self.scripts.expire(
-            attempt, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure), dead_since=dead_since
+            attempt, phase=spec.phase_of(task), max_lost=spec.max_lost, failure=failure, death=death
         )
+
+    def _death(self, attempt: AttemptId, dead_since: int, how: str) -> Death:
+        place = read_place(self.client, self.keys, attempt) if how else None
+        if not place:
+            return Death(dead_since, how)
+        at, deaths = place
+        failure = _pack(died_too_often(attempt.task, at, deaths + 1, how))
+        return Death(dead_since, how, at.index, self.spec.skip_bad, self.spec.max_failed, failure)
 
     def release(self, attempt: AttemptId) -> str:
         """Let go of an attempt's task, uncharged; return the script's word."""
@@ -278,11 +295,10 @@ class State:
 
     def reopen(self, attempt: AttemptId, outcome: Outcome, reader: TaskId) -> str:
         """Let a winner's task run again, since `reader` couldn't read its segment; return the script's word."""
-        message = f"the segments of task {attempt.task} were lost {self.spec.max_lost} times; does Redis evict keys?"
-        phase = self.spec.phase_of(attempt.task)
-        failure = Failure(message, task=str(attempt.task))
+        spec, task = self.spec, attempt.task
+        failure = _pack(reopened_too_often(task, spec))
         return self.scripts.reopen(
-            attempt, outcome, reader, phase=phase, max_lost=self.spec.max_lost, failure=_pack(failure)
+            attempt, outcome, reader, phase=spec.phase_of(task), max_lost=spec.max_lost, failure=failure
         )
 
     def advance(self, number: int) -> str:
@@ -371,14 +387,6 @@ class State:
             for at, fields in entries
         ]
         return (entries[-1][0].decode() if entries else since), events
-
-
-def _as_text(failure: Failure) -> Failure:
-    """Spell what isn't text, which user code may have put into its exceptions."""
-    told = {name: value for name, value in structs.asdict(failure).items() if isinstance(value, str)}
-    return structs.replace(
-        failure, **{name: text.encode(errors="backslashreplace").decode() for name, text in told.items()}
-    )
 
 
 def _ms(time: tuple[int, int]) -> int:

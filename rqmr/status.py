@@ -23,21 +23,35 @@ class PhaseStatus(Struct, frozen=True):
     bytes: int
 
 
+class AttemptStatus(Struct, frozen=True):
+    """One attempt that holds a lease."""
+
+    id: str
+    worker: str
+    host: str
+    started_ms: int
+    deadline_ms: int
+    fraction: float
+    records: int
+
+
 class Status(Struct, frozen=True):
     """One run, as `ps` and `status` tell it; times are the server's, in milliseconds."""
 
     run: str
     job: str
-    #: A RunState; of one that runs also "stalled" (nobody drives or works) or "uncollected" (all its tasks are done).
+    #: A RunState; of one that runs also "waiting" (for a worker), "stalled" (nobody drives or works) or "uncollected"
+    #: (all its tasks are done); "unknown" of one that another release of rqmr has made.
     state: str
     began_ms: int
     now_ms: int  # or when it ended
     output: str
     server: str
     phases: tuple[PhaseStatus, ...] = ()
-    attempts: tuple[RunningAttempt, ...] = ()
+    attempts: tuple[AttemptStatus, ...] = ()
     driver: str = ""
-    workers: int = 0  # that listen on its queue
+    queue: str = ""
+    workers: int = 0  # that listen on it
     summary: Summary | None = None
     failure: Failure | None = None
 
@@ -47,7 +61,9 @@ def _state_of(facts: Facts) -> str:
         return facts.state
     if is_complete(facts):
         return "uncollected"
-    return "running" if facts.has_standby or facts.running else "stalled"
+    if facts.has_standby or any(each.deadline_ms > facts.now_ms for each in facts.running):
+        return "running"
+    return "waiting" if facts.tickets else "stalled"
 
 
 def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> Status:
@@ -57,15 +73,23 @@ def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> S
         job=spec.job,
         state=_state_of(facts),
         began_ms=facts.started_ms,
-        now_ms=end.ended_ms if end else facts.now_ms,
+        now_ms=end.ended_ms if end and facts.state != RunState.RUNNING else facts.now_ms,
         output=str(spec.output),
         server=server,
         phases=_phases_of(facts),
-        attempts=facts.running,
+        attempts=tuple(map(_attempt, facts.running)),
         driver=facts.driver,
+        queue=spec.queue,
         workers=facts.workers,
         failure=facts.failure,
     )
+
+
+def _attempt(each: RunningAttempt) -> AttemptStatus:
+    return AttemptStatus(
+        str(each.id), each.worker, each.host, each.started_ms, each.deadline_ms, each.progress.fraction,
+        each.progress.records,
+    )  # fmt: skip
 
 
 def status_of_end(end: End, server: str) -> Status:
@@ -81,6 +105,11 @@ def status_of_end(end: End, server: str) -> Status:
         summary=end.summary,
         failure=end.failure,
     )
+
+
+def status_unknown(run: str, began_ms: int, server: str) -> Status:
+    """Tell a run of which this release of rqmr can tell nothing."""
+    return Status(run=run, job="", state="unknown", began_ms=began_ms, now_ms=began_ms, output="", server=server)
 
 
 def _phases_of(facts: Facts) -> tuple[PhaseStatus, ...]:

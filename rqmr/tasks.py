@@ -6,76 +6,22 @@ inline oracle run the same lines.
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rqmr.codec import shorten
+from msgspec import Struct
+
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.job import Job, Mapper, Step, steps_of
-from rqmr.loader import user_traceback
-from rqmr.model import Failure, Outcome, Piece, Progress, Spec, Split, TaskId, bitmap
+from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.output import PartWriter
-from rqmr.readers import Block, UnreadableRecord
+from rqmr.readers import Block
+from rqmr.records import Guard, Place, Tell
 from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, check_pair, reduced
 
 _REPLACED = ("rqmr", "undecodable characters replaced")
-
-
-class Place:
-    """Where an attempt is. Its heartbeat reads it from another thread, and sets `stopped` there."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-        self.waits = False  # for memory in Redis: no fault of the code
-        self.records = 0  # of the blocks, or the groups, behind it
-        self.size = 0  # their bytes
-        self.block: Block | None = None
-        self.begun = 0  # records of the block that the mapper has been given
-        self.key: Any = None
-        self.fraction: Callable[[], float] = float  # of the whole task
-
-    @property
-    def size_begun(self) -> float:
-        """Bytes finished, and about those of the block that the mapper has been given."""
-        block = self.block
-        if block is None or not self.begun or not isinstance(block.records, Sized):
-            return self.size
-        return self.size + block.size * self.begun / len(block.records)
-
-    def progress(self) -> Progress:
-        """Return how far the attempt is."""
-        return Progress(self.records + self.begun, self.size, min(self.fraction(), 1.0))
-
-    def failure(self, error: BaseException) -> Failure:
-        """Tell an exception of the job's code together with the record or key that it was about."""
-        if isinstance(error, UnreadableRecord):
-            return Failure(str(error), source=error.source, offset=error.offset, final=True)
-        message = "".join(traceback.format_exception_only(error)).strip()
-        told = user_traceback(error)
-        if "  File " not in told:  # raised by our loops
-            message, told = message + _hint(message), ""
-        if self.block is None:
-            record = "" if self.key is None else f"key {shorten(self.key)}"
-            return Failure(message, record=record, traceback=told)
-        index = max(self.begun - 1, 0)
-        try:
-            offset, record = self.block.offset_of(index), shorten(self.block.text_of(index))
-        except Exception:  # a reader of the job's own, whose blocks aren't lines
-            offset, record = self.block.offset, ""
-        return Failure(message, source=self.block.source, offset=offset, record=record, traceback=told)
-
-
-def _hint(message: str) -> str:
-    """Return what to do about an exception that was raised by our loops over what the job yields."""
-    if "unpack" in message:
-        return " (mapper and reducer yield pairs: yield key, value)"
-    if "unhashable" in message:
-        return " (keys are str, int, float, bool, bytes, None or tuples of these; so are the values of Distinct)"
-    if "positional argument" in message:
-        return " (write mapper(self, key, value) and reducer(self, key, values))"
-    return ""
 
 
 def _read(piece: Piece, blocks: Iterator[Block]) -> Iterator[Block]:
@@ -85,32 +31,72 @@ def _read(piece: Piece, blocks: Iterator[Block]) -> Iterator[Block]:
         raise RecordError(Failure(f"an input can't be read: {piece.name}: {error.strerror or error}")) from error
 
 
+class Care(Struct, frozen=True):
+    """What is known of attempts that died at this task, and what is to be told for that."""
+
+    tell: Tell | None = None  # hears of each record before it begins
+    bad: Mapping[int, str] = {}  # indexes of records to leave out, and how processes died at them
+
+
 class Task:
     """One attempt's work, bound to where it reads and writes."""
 
-    def __init__(self, spec: Spec, job: Job, task: TaskId, place: Place, sink: Sink, output_name: str) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        new_job: Callable[[], Job],
+        task: TaskId,
+        place: Place,
+        sink: Sink,
+        output_name: str,
+        care: Care = Care(),  # noqa: B008 - it is frozen
+    ) -> None:
         self._spec = spec
-        self._job = job
+        self._new_job = new_job
         self._task = task
         self._place = place
         self._sink = sink
         self._output_name = output_name
-        self._steps = steps_of(job)
+        self._care = care
 
     def run(self, source: Split | Segments) -> Outcome:
-        """Run the task.
+        """Run the task, and if a record raises that may be left out, run it anew record by record.
 
         Raises:
             RecordError: the job's code raised, or yielded what can't be carried.
             SegmentLost: a segment is missing or damaged.
             AttemptEnded: the place was told to stop, or the stage is gone.
         """
+        self._begin(with_guard=self._care.tell is not None)
+        try:
+            return self._run(source)
+        except RecordError as error:
+            if self._guard or not self._spec.skip_bad or isinstance(error.__cause__, RqmrError):
+                raise
+        self._sink.discard()
+        self._place.start_over()
+        self._begin(with_guard=True)
+        return self._run(source)
+
+    def _begin(self, *, with_guard: bool) -> None:
+        self._job = self._new_job()
+        self._steps = steps_of(self._job)
+        is_last = self._spec.phase_of(self._task) + 1 == len(self._spec.phases)
+        self._shuffled_by = None if is_last else self._steps[0 if self._task.kind == Kind.MAP else self._task.step + 1]
+        self._guard: Guard | None = None
+        if with_guard:
+            self._guard = Guard(
+                self._job, self._place, limit=self._spec.skip_bad, bad=self._care.bad, tell=self._care.tell,
+                shuffled_by=self._shuffled_by,
+            )  # fmt: skip
+
+    def _run(self, source: Split | Segments) -> Outcome:
         self._job.counters = {}
         try:
             self._job.setup()
             if isinstance(source, Split):
-                return self._write(self._mapped(source), next_step=0)
-            return self._write(self._reduced(source), next_step=self._task.step + 1)
+                return self._write(self._mapped(source))
+            return self._write(self._reduced(source))
         except (CarryError, MixedKeysError, JobError) as error:
             raise RecordError(Failure(f"{type(self._job).__name__}: {error}", final=True)) from error
         except KeyFunctionError as error:
@@ -127,23 +113,30 @@ class Task:
         for piece in split.pieces:
             for block in _read(piece, self._job.reader.blocks(piece, self._spec.settings)):
                 place.block, place.begun = block, 0
-                for place.begun, value in enumerate(block.records, 1):
-                    if place.stopped:
-                        raise AttemptEnded
-                    pairs = mapper(block.source, value)
-                    if pairs is not None:
-                        yield from pairs
+                if self._guard:
+                    yield from self._guard.mapped(block, mapper)
+                else:
+                    for place.begun, value in enumerate(block.records, 1):
+                        if place.stopped:
+                            raise AttemptEnded
+                        pairs = mapper(block.source, value)
+                        if pairs is not None:
+                            yield from pairs
                 place.records, place.begun = place.records + place.begun, 0
                 place.size += block.size
                 if block.replaced:
                     self._job.count(*_REPLACED, block.replaced)
+        if self._guard:
+            self._guard.leave()
 
     def _reduced(self, segments: Segments) -> Iterator[tuple[Any, Any]]:
         place, step = self._place, self._steps[self._task.step]
         reader = SegmentReader(step, segments)
         place.fraction = lambda: reader.loaded / (reader.chunks or 1)
-        pairs = self._reduced_groups(step, reader)
         following = self._steps[self._task.step + 1 :]
+        if self._guard:
+            return self._guard.reduced(reader, partial(_reduced_and_mapped, step, following))
+        pairs = self._reduced_groups(step, reader)
         return _mapped_pairs(following[0].mapper, pairs) if following else pairs
 
     def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[tuple[Any, Any]]:
@@ -155,15 +148,14 @@ class Task:
             place.records += 1
             place.size = reader.size
 
-    def _write(self, pairs: Iterable[tuple[Any, Any]], next_step: int) -> Outcome:
-        phase = self._spec.phase_of(self._task)
-        if phase + 1 < len(self._spec.phases):
-            partitions = self._spec.phases[phase + 1].tasks
-            shuffler = Shuffler(self._steps[next_step], partitions, self._sink, self._spec.settings.map_memory)
-            shuffler.consume(pairs)
-            written = bitmap(shuffler.finish())
-            return self._outcome(partitions=written, key_type=shuffler.key_type, key_example=shuffler.key_example)
-        return self._write_part(pairs)
+    def _write(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
+        if self._shuffled_by is None:
+            return self._write_part(pairs)
+        partitions = self._spec.phases[self._spec.phase_of(self._task) + 1].tasks
+        shuffler = Shuffler(self._shuffled_by, partitions, self._sink, self._spec.settings.map_memory)
+        shuffler.consume(pairs)
+        written = bitmap(shuffler.finish())
+        return self._outcome(partitions=written, key_type=shuffler.key_type, key_example=shuffler.key_example)
 
     def _write_part(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
         try:
@@ -183,9 +175,16 @@ class Task:
             raise
 
     def _outcome(self, written: int = 0, **produced: Any) -> Outcome:
-        return Outcome(self._place.records, self._place.size, written, self._job.counters, **produced)
+        skipped = tuple(self._guard.skipped) if self._guard else ()
+        place = self._place
+        return Outcome(place.records, place.size, written, self._job.counters, skipped=skipped, **produced)
 
 
 def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
     for key, value in pairs:
         yield from mapper(key, value) or ()
+
+
+def _reduced_and_mapped(step: Step, following: Sequence[Step], key: Any, items: Iterable[Any]) -> Iterable[Any]:
+    pairs = reduced(step, key, items)
+    return _mapped_pairs(following[0].mapper, pairs) if following else pairs

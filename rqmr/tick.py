@@ -74,11 +74,11 @@ def _give_up(facts: Facts, state: State) -> None:
 
 
 def _ask_after(attempts: Sequence[RunningAttempt], state: State, dispatch: Dispatch) -> None:
-    """Expire the attempts whose work-horse has died, as RQ has seen: its worker waits for it."""
-    over = set(dispatch.over({attempt.ticket for attempt in attempts}))
+    """Expire the attempts whose work-horse is gone, as RQ has seen: its worker waits for it."""
+    over = dispatch.over({attempt.ticket for attempt in attempts})
     for attempt in attempts:
         if attempt.ticket in over:
-            state.expire(attempt.id, dead_since=attempt.renewed_ms)
+            state.expire(attempt.id, dead_since=attempt.renewed_ms, how=over[attempt.ticket])
 
 
 def _look_for(tickets: Sequence[str], state: State, dispatch: Dispatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rqmr.driver import Observer
-from rqmr.errors import RunFailed
+from rqmr.errors import RunLeft
 from rqmr.local import Local
 from rqmr.model import Event, Facts, Failure, Header
 from rqmr.output import Output
@@ -64,7 +64,7 @@ class Watched:
         """Show what is true, and what the workers have said meanwhile.
 
         Raises:
-            RunFailed: the private server or the local workers are gone.
+            RunLeft: the private server or the local workers are gone.
         """
         self._hear()
         self._view.update(facts, events)
@@ -92,11 +92,11 @@ class Watched:
             case {"worker_died": name, "status": status}:
                 self._view.note(f"worker {name} died ({status}) and is started again")
             case {"server_died": status, "log": log}:
-                raise RunFailed(Failure(f"the private server ended with status {status}; its last words: {log}"))
+                raise RunLeft(Failure(f"the private server ended with status {status}; its last words: {log}"))
             case {"supervisor_died": status}:
-                raise RunFailed(Failure(f"the supervisor of the local workers ended with status {status}"))
+                raise RunLeft(Failure(f"the supervisor of the local workers ended with status {status}"))
             case {"error": text}:
-                raise RunFailed(Failure(f"the local workers can't run: {text}"))
+                raise RunLeft(Failure(f"the local workers can't run: {text}"))
 
     def _print(self, worker: str, line: str) -> None:
         self.tail.append(f"{worker} | {line}")

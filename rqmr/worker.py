@@ -10,6 +10,8 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Literal
 
 import redis
@@ -32,19 +34,21 @@ from rqmr.heartbeat import Heartbeat
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
 from rqmr.model import Claim, Failure, Kind
+from rqmr.records import Place
 from rqmr.scheduler import is_complete
 from rqmr.segments import RedisSegments, RedisSink
 from rqmr.state import State
-from rqmr.tasks import Place, Task
+from rqmr.tasks import Care, Task
+from rqmr.teller import Teller
 from rqmr.tick import tick
 
 #: How long one work-horse goes on claiming before it returns to RQ: others' RQ jobs must get their turn.
 _TURN_SECONDS = 3.0
 #: How long a horse that stands by does so at least, though others' RQ jobs wait: two runs' horses would else take turns
 #: as fast as RQ can fork.
-_LEAST_STAND_SECONDS = 1.0
+_LEAST_STAND_SECONDS = 0.2
 #: Seconds between two looks of a horse that stands by.
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.2
 
 
 def run_ticket(run: str, ticket: str, task: str) -> None:
@@ -145,10 +149,10 @@ class _Horse:
         sink = RedisSink(state, attempt, place)
         try:
             source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
-            with self._heartbeat.beating(claim, place):
+            with self._heartbeat.beating(claim, place), _care(state, claim) as care:
                 # A server that lost its last second gives the same number to another attempt.
                 part = f"{attempt}-{secrets.token_hex(3)}"
-                outcome = Task(state.spec, self._job(), task, place, sink, part).run(source)
+                outcome = Task(state.spec, self._job, task, place, sink, part, care).run(source)
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))
@@ -181,3 +185,13 @@ class _Horse:
             return structs.replace(error.failure, task=task, worker=self._worker)
         who = self._state.spec.job_class if isinstance(error, RqmrError) else type(error).__name__
         return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, (JobError, MixedKeysError)))
+
+
+@contextmanager
+def _care(state: State, claim: Claim) -> Iterator[Care]:
+    """Yield what an attempt has to take care of, since others of its task died."""
+    if not claim.careful:
+        yield Care()
+        return
+    with closing(Teller(state, claim.attempt)) as teller:
+        yield Care(teller.tell, claim.bad)

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 
 FLOORS = [
     ["errors", "model", "config", "keys", "codec"],
-    ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "memory", "scheduler"],
-    ["shuffle", "tasks"],
-    ["connection", "scripts", "registry", "facts", "state", "segments", "heartbeat"],
+    ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "failures", "memory", "scheduler"],
+    ["shuffle", "records", "tasks"],
+    ["connection", "scripts", "registry", "facts", "state", "segments", "teller", "heartbeat"],
     ["dispatch", "tick", "worker"],
     ["inline", "driver", "sessions", "sockets", "server", "durable", "supervise", "local", "access"],
     ["meter", "status", "view", "api", "runs", "progress", "commands", "cli", "__main__"],

@@ -16,15 +16,22 @@
 --   ARGV[8]  prefix of the lease keys       ARGV[9]  distance of two phases in the pending line
 --   ARGV[10] how long its place as standby lasts, ms
 --
---   returns  {"CLAIMED", attempt, started ms} | {"STAND BY"} | {"NOTHING"} | {"ENDED", state of the run, or "gone"}
+--   returns  {"CLAIMED", attempt, started ms, how many of the task's attempts died, its records to leave out: a line
+--            for each, with its index and how a process died at it} | {"STAND BY"} | {"NOTHING"}
+--            | {"ENDED", state of the run, or "gone"}
 
 local state, phase, keep, full = unpack(redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms', 'full'))
 if state ~= 'running' then return {'ENDED', state or 'gone'} end
 
+local function claimed(attempt, task, started)
+  local died, bad = unpack(redis.call('HMGET', KEYS[5], task .. ':died', task .. ':bad'))
+  return {'CLAIMED', attempt, started, tonumber(died or 0), bad or ''}
+end
+
 local last = redis.call('HGET', KEYS[6], ARGV[1])
 if last then
   local sequence, attempt, started = string.match(last, '^(%d+) (%S+) (%d+)$')
-  if sequence == ARGV[2] then return {'CLAIMED', attempt, tonumber(started)} end
+  if sequence == ARGV[2] then return claimed(attempt, string.match(attempt, '^(.*)%-a%d+$'), tonumber(started)) end
   -- It hung in a connection that its horse gave up: nobody would run what it takes.
   if tonumber(sequence) > tonumber(ARGV[2]) then return {'NOTHING'} end
 end
@@ -72,4 +79,4 @@ redis.call('HSET', KEYS[6], ARGV[1], ARGV[2] .. ' ' .. attempt .. ' ' .. now)
 redis.call('HSET', KEYS[10], attempt, ARGV[3] .. '\n' .. worker .. '\n' .. ARGV[6])
 redis.call('XADD', KEYS[9], 'MAXLEN', '~', 1000, '*', 'what', 'claimed', 'subject', attempt, 'note', 'by ' .. worker)
 for _, i in ipairs({3, 4, 5, 6, 9, 10}) do redis.call('PEXPIRE', KEYS[i], keep) end
-return {'CLAIMED', attempt, now}
+return claimed(attempt, task, now)

@@ -13,9 +13,11 @@
 --   ARGV[4]  started ms ARGV[5]  records    ARGV[6]  bytes
 --   ARGV[7]  field of its segments' chunk 0, which is written last
 --   ARGV[8]  field of the run that holds the key type           ARGV[9]  key type, "" for none
+--   ARGV[10] records that it has skipped    ARGV[11] records that the run may skip
+--   ARGV[12] the run's failure if they are too many
 --
 --   returns  {"COMMITTED", winners of the phase} | {"STALE"} | {"ENDED"} | {"MISSING", number of the shuffle key}
---            | {"MIXED", key type of the others}
+--            | {"MIXED", key type of the others} | {"RUN FAILED"}
 
 local state, keep = unpack(redis.call('HMGET', KEYS[1], 'state', 'keep_ms'))
 local attempt, task = ARGV[1], ARGV[2]
@@ -37,6 +39,15 @@ if ARGV[9] ~= '' then
   local others = redis.call('HGET', KEYS[1], ARGV[8])
   if others and others ~= ARGV[9] then return {'MIXED', others} end
   redis.call('HSET', KEYS[1], ARGV[8], ARGV[9])
+end
+
+if ARGV[10] ~= '0' then
+  local skipped = ARGV[10] + (redis.call('HGET', KEYS[1], 'skipped') or 0)
+  if skipped > tonumber(ARGV[11]) then
+    redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[12])
+    return {'RUN FAILED'}
+  end
+  redis.call('HSET', KEYS[1], 'skipped', skipped)
 end
 
 local time = redis.call('TIME')

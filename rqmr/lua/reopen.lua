@@ -9,6 +9,7 @@
 --   ARGV[1]  attempt whose segment it is    ARGV[2]  its task   ARGV[3]  the task's place, an urgent one
 --   ARGV[4]  number of its phase            ARGV[5]  records    ARGV[6]  bytes      ARGV[7]  attempts that may be lost
 --   ARGV[8]  the run's failure if this is one too many           ARGV[9]  task that couldn't read it
+--   ARGV[10] records that it has skipped
 --
 --   returns  "REOPENED" | "RUN FAILED" | "ALREADY" (it isn't the winner any more, or nobody needs it: the
 --            reader's task has a winner)
@@ -25,6 +26,7 @@ redis.call('HSET', KEYS[4], attempt, 'reopened')
 redis.call('HINCRBY', KEYS[6], 'records', 0 - ARGV[5]) -- not -ARGV[5]: Redis 7.0 spells that "-0" for "0"
 redis.call('HINCRBY', KEYS[6], 'bytes', 0 - ARGV[6])
 redis.call('HINCRBY', KEYS[6], 'lost', 1)
+if ARGV[10] ~= '0' then redis.call('HINCRBY', KEYS[1], 'skipped', 0 - ARGV[10]) end
 redis.call('XADD', KEYS[7], 'MAXLEN', '~', 1000, '*', 'what', 'reopened', 'subject', task, 'note', 'its segment is lost')
 if redis.call('HINCRBY', KEYS[5], task .. ':lost', 1) >= tonumber(ARGV[7]) then
   redis.call('HSET', KEYS[1], 'state', 'failed', 'failure', ARGV[8])

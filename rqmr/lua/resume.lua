@@ -3,7 +3,7 @@
 --
 --   KEYS[1]  run        KEYS[2]  pending    KEYS[3]  leases     KEYS[4]  attempts   KEYS[5]  tries
 --   KEYS[6]  holders    KEYS[7]  backups    KEYS[8]  events     KEYS[9] and on: winners and totals of each phase, in turn,
---            and then the shuffle hashes to remove
+--            the shuffle hashes to remove, and last the end
 --   ARGV[1]  the spec to go on with         ARGV[2]  "fresh" to keep no winner, else ""
 --   ARGV[3]  prefix of the lease keys       ARGV[4]  distance of two phases in the pending line
 --   ARGV[5]  name of a phase                ARGV[6]  its tasks, and so on in pairs
@@ -39,6 +39,7 @@ if fresh then
     redis.call('DEL', phase.winners, phase.totals)
     redis.call('HDEL', KEYS[1], 'started:' .. number, 'keys:s' .. number - 1)
   end
+  redis.call('HDEL', KEYS[1], 'skipped')
   opened = 0
 end
 local current = opened -- its barrier may be all that is left, or nothing
@@ -53,6 +54,7 @@ for number = math.min(opened, #phases - 1), 0, -1 do
   end
 end
 
+redis.call('DEL', KEYS[#KEYS])
 redis.call('HDEL', KEYS[1], 'failure', 'full')
 redis.call('HSET', KEYS[1], 'state', 'running', 'phase', current, 'opened', opened, 'spec', ARGV[1])
 redis.call('XADD', KEYS[8], 'MAXLEN', '~', 1000, '*', 'what', 'resumed', 'subject', 'run', 'note', ARGV[2])

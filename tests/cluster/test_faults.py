@@ -126,7 +126,7 @@ def test_a_work_horse_that_was_stopped_until_the_run_was_over_does_no_harm(
         assert run.wait_for("lost") == [f"{task_with('crash')}-a1"]
         bench.assert_right(run, "crash")
     finally:
-        os.kill(stopped, signal.SIGCONT)
+        signal_all([stopped], signal.SIGCONT)  # RQ may have killed it, told so at the end of the run
     wait_until(lambda: not is_alive(stopped), timeout=10, what="it ends, as the run is over")
     assert list(redis.scan_iter(f"rqmr:{run.id}*")) == [f"rqmr:{run.id}:end".encode()], "it wrote after the run's end"
 

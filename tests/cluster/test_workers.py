@@ -77,9 +77,9 @@ def assert_equal(result: rqmr.Result, expected: rqmr.Result) -> None:
 
 
 def keys_left(redis: Any, run: str = "") -> list[str]:
-    """The keys of a run, or of all runs, that are in Redis; the code of jobs may stay for its time."""
+    """The keys of a run, or of all runs, that are in Redis; code, the index, and how runs ended stay for their time."""
     found = {key.decode() for key in redis.scan_iter(f"rqmr:{run}*", count=1000)}
-    return sorted(key for key in found if not key.startswith("rqmr:code:"))
+    return sorted(key for key in found if not key.startswith(("rqmr:code:", "rqmr:runs")) and not key.endswith(":end"))
 
 
 def tickets_left(redis: Any) -> list[str]:
@@ -294,6 +294,7 @@ def test_an_rq_job_of_somebody_else_gets_its_turn_in_the_middle_of_a_long_run(
 def test_a_run_that_fails_leaves_nothing_but_the_traceback_that_rq_shows_for_a_day(
     two_workers: Workers, redis: Any, words: list[Path], tmp_path: Path
 ) -> None:
+    """If it can't be resumed, as its output would have gone with the call."""
     (tmp_path / "marks").mkdir()
     (tmp_path / "crash.txt").write_text("a word\nand crash here\n")
     params = {"marks": str(tmp_path / "marks"), "times": 1000, "how": "error"}
@@ -302,14 +303,13 @@ def test_a_run_that_fails_leaves_nothing_but_the_traceback_that_rq_shows_for_a_d
     with pytest.raises(rqmr.RunFailed, match="the job's own error") as caught:
         rqmr.run(
             str(JOBS / "crash.py"), [*words, tmp_path / "crash.txt"], params=params, config=config,
-            output=tmp_path / "out", redis_url=two_workers.url, view=named,
+            redis_url=two_workers.url, view=named,
         )  # fmt: skip
     failure = caught.value.failure
     assert (Path(failure.source).name, failure.offset, failure.record) == ("crash.txt", 7, "'and crash here'")
     assert "raise ValueError" in failure.traceback
     assert "rqmr/" not in failure.traceback.replace(str(JOBS), "")
     assert_nothing_left(redis)
-    assert not (tmp_path / "out").exists()
     told = [rq.job.Job.fetch(ticket, connection=redis).latest_result() for ticket in tickets_left(redis)]
     assert 0 < len(told) <= 4, "one for each attempt that failed"
     assert ["the job's own error" in result.exc_string for result in told] == [True] * len(told)

@@ -152,7 +152,7 @@ def test_a_server_that_stands_still_for_8_seconds_is_waited_for(
     time.sleep(8)
     server.process.send_signal(signal.SIGCONT)
     bench.assert_right(run, "slow", CALM)
-    assert 5 < run.away_for < 10
+    assert 5 < run.away_for < 20
     assert alive(workers) == [True] * 2
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_comes_back_with_its_data_is_waited_for(
     time.sleep(6)
     server.start()
     bench.assert_right(run, "slow", CALM)
-    assert 5 < run.away_for < 10
+    assert 5 < run.away_for < 20
 
 
 def test_a_server_that_comes_back_empty_fails_the_run_at_once(
@@ -193,8 +193,9 @@ def test_a_server_that_stays_away_is_given_up_with_how_to_go_on(
     workers.start(1)
     run = begun(bench)
     server.kill()
-    with pytest.raises(rqmr.RunFailed, match=f"Redis doesn't answer any more.* when it does: rqmr attach {run.id}"):
+    with pytest.raises(rqmr.RunFailed, match="Redis doesn't answer any more") as error:
         run.result(5)
+    assert f"rqmr attach {run.id}" in error.value.advice
 
 
 def begun(bench: Bench) -> Run:

@@ -25,16 +25,19 @@ def notes(run: Run, what: str) -> list[str]:
 # --- a work-horse that died ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "where"), [("exit", "map"), ("segfault", "map"), ("kill", "reduce")])
+@pytest.mark.parametrize(
+    ("how", "where", "told"),
+    [("exit", "map", "exit status 3"), ("segfault", "map", "SIGSEGV"), ("kill", "reduce", "SIGKILL")],
+)
 def test_a_work_horse_that_dies_costs_moments_and_not_a_lease(
-    how: str, where: str, workers: Workers, bench: Bench
+    how: str, where: str, told: str, workers: Workers, bench: Bench
 ) -> None:
-    """RQ sees it end."""
+    """RQ sees it end, and how."""
     workers.start(2)
     bench.write(6, "crash")
     run = bench.start("crash", LONG_LEASE, how=how, where=where, times=1)
     bench.assert_right(run, "crash", LONG_LEASE, timeout=15)
-    assert notes(run, "lost") == ["its work-horse died"]
+    assert notes(run, "lost") == [f"its work-horse died ({told})"]
 
 
 def test_a_work_horse_that_is_only_stopped_is_not_taken_for_dead(workers: Workers, bench: Bench) -> None:
@@ -154,4 +157,4 @@ def test_when_nothing_is_to_do_one_work_horse_stands_by(workers: Workers, bench:
     os.kill(horse, signal.SIGKILL)
     bench.open_gate()
     bench.assert_right(run, "slow", LONG_LEASE)
-    assert notes(run, "lost") == ["its work-horse died"]
+    assert notes(run, "lost") == ["its work-horse died (SIGKILL)"]

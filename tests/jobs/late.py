@@ -1,4 +1,4 @@
-"""Count words, late: the mapper sleeps over each line, the reducer over words with "sherlock" or "tom" in them.
+"""Count words, some of them late: the reducer sleeps over those with "sherlock" or "tom" in them.
 
 With `marks`, who maps the word "gate" waits until there is a file "open".
 """
@@ -16,10 +16,8 @@ from rqmr import Job
 class Late(Job):
     marks: str = ""  # a directory
     seconds: float = 0.0
-    map_seconds: float = 0.0
 
     def mapper(self, source: str, line: str) -> Iterator[tuple[str, int]]:
-        time.sleep(self.map_seconds)
         for word in line.split():
             if word == "gate" and self.marks:
                 count(self.marks, "waiting")

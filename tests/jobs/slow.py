@@ -1,4 +1,4 @@
-"""Count words, slowly: `seconds` a line and `reduce_seconds` a word; all wait at a gate if one is named.
+"""Count words, slowly: `seconds` a line and `reduce_seconds` a word; maps or reduces wait at a gate if one is named.
 
 The first attempt that meets the word `straggle` takes `straggle_seconds` more.
 """
@@ -17,7 +17,8 @@ class Slow(Job):
     seconds: float = 0.0
     reduce_seconds: float = 0.0
     marks: str = ""  # a directory
-    gate: str = ""  # a word: who meets it waits until there is a file of that name
+    gate: str = ""  # a word: who meets it waits until there is a file "open"
+    gate_in: str = "map"  # or reduce
     straggle: str = ""
     straggle_seconds: float = 0.0
 
@@ -25,7 +26,8 @@ class Slow(Job):
         time.sleep(self.seconds)
         for word in line.lower().split():
             self.count("seen", "words")
-            self.wait(word)
+            if self.gate_in == "map":
+                self.wait(word)
             yield word, 1
 
     def wait(self, word: str) -> None:
@@ -37,5 +39,7 @@ class Slow(Job):
 
     def reducer(self, word: str, counts: Iterable[int]) -> Iterator[tuple[str, int]]:
         time.sleep(self.reduce_seconds)
+        if self.gate_in == "reduce":
+            self.wait(word)
         self.count("seen", "keys")
         yield word, sum(counts)

@@ -10,17 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from rqmr.inputs import InputMark
 from rqmr.keys import RUNS
 from rqmr.model import (
     AttemptId,
     Claim,
     Failure,
-    InputMark,
     Kind,
     Outcome,
     Phase,
     Piece,
     Progress,
+    RecordAt,
     RunState,
     Settings,
     Spec,
@@ -99,10 +100,26 @@ class Run:
         partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
         following = self.spec.phase_of(claim.attempt.task) + 1
         step = self.spec.phases[following].step if following < len(self.spec.phases) else 0
-        return self.scripts.commit(claim, outcome, msgspec.msgpack.encode(outcome), partitions, step)
+        return self.scripts.commit(
+            claim,
+            outcome,
+            msgspec.msgpack.encode(outcome),
+            partitions,
+            step,
+            self.spec.skip_bad,
+            msgspec.msgpack.encode(Failure("too many are bad")),
+        )
 
     def fail(self, claim: Claim, message: str = "ValueError: boom", *, final: bool = False) -> str:
         return self.state.fail(claim.attempt, Failure(message, task=str(claim.attempt.task), final=final))
+
+    def die(self, claim: Claim, *, at: int | None = None, how: str = "SIGKILL") -> str:
+        """Let RQ tell that the attempt's process died, at a record that it had told if one is given."""
+        lease = self.keys.lease(claim.attempt)
+        if at is not None:
+            place = RecordAt(at, "a.txt", 10 * at, f"'record {at}'")
+            self.redis.hset(lease, "place", msgspec.msgpack.encode(place))
+        return self.state.expire(claim.attempt, dead_since=int(self.redis.hget(lease, "renewed")), how=how)
 
     def lose(self, claim: Claim) -> str:
         """Let the attempt's lease run out, and expire it; one that is lost already revives first."""

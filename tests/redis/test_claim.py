@@ -280,3 +280,27 @@ def test_a_claim_that_comes_late_takes_no_task(run):
 
     assert run.dump() == before
     assert run.claim(token="horse", sequence=2) == second
+
+
+def test_who_follows_a_death_is_careful(run):
+    """It tells its records, so that it is known where it dies; asked twice, it hears the same."""
+    first = run.claim(named="s0-m0001")
+    assert not first.careful
+    run.die(first)
+
+    careful = run.claim(named="s0-m0001", token="horse", sequence=1)
+
+    assert careful.careful
+    assert run.claim(token="horse", sequence=1) == careful
+    assert not run.claim(named="s0-m0000").careful, "another task is none the worse for it"
+
+
+def test_records_that_processes_died_at_are_told_with_the_claim(make_run):
+    run = make_run(skip_bad=2)
+    for _ in range(2):
+        run.die(run.claim(named="s0-m0001"), at=7, how="SIGSEGV")
+
+    claim = run.claim(named="s0-m0001", token="horse", sequence=1)
+
+    assert claim.bad == {7: "SIGSEGV"}
+    assert run.claim(token="horse", sequence=1) == claim

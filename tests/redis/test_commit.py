@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rqmr.connection import connect
-from rqmr.model import Claim, Kind, Phase, TaskId
+from rqmr.errors import RecordError
+from rqmr.model import Claim, Kind, Outcome, Phase, RunState, Skipped, TaskId
 
 
 def test_the_first_attempt_to_commit_wins(run):
@@ -303,3 +304,40 @@ def test_a_commit_whose_reply_was_lost_hears_it_after_the_runs_end(make_run):
     assert run.commit(claim, outcome) == told
 
     assert run.dump() == before
+
+
+# --- records that were left out -----------------------------------------------------------------------------------
+
+
+def skips(*indexes: int) -> Outcome:
+    return Outcome(10, 100, 0, {}, skipped=tuple(Skipped(i, "a.txt", 10 * i, f"'{i}'", "it is bad") for i in indexes))
+
+
+def test_what_the_winners_have_skipped_is_summed(make_run):
+    """Once for each winner, however often it asks; what a loser has skipped doesn't count."""
+    run = make_run(skip_bad=5)
+    loser = run.claim(named="s0-m0000")
+    run.lose(loser)
+    claims = [run.claim(named="s0-m0000"), run.claim()]
+    for claim in claims * 2:
+        assert run.commit(claim, skips(1, 2))[0] == "COMMITTED"
+    assert run.commit(loser, skips(3, 4)) == ["STALE"]
+
+    assert run.redis.hget(run.keys.run, "skipped") == b"4"
+
+
+def test_one_skipped_record_too_many_fails_the_run(make_run):
+    """The attempt that has it doesn't win, and the last record that it skipped is told."""
+    run = make_run(skip_bad=3)
+    first, second = run.claim(), run.claim()
+    run.state.commit(first, skips(1, 2))
+
+    with pytest.raises(RecordError, match="more than 3 records are bad"):
+        run.state.commit(second, skips(5, 6))
+
+    facts = run.state.facts()
+    assert facts.state == RunState.FAILED
+    failure = facts.failure
+    assert failure.message == "more than 3 records are bad (--skip-bad 3); the last: it is bad"
+    assert (failure.task, failure.source, failure.offset, failure.record) == ("s0-m0001", "a.txt", 60, "'6'")
+    assert str(second.attempt.task) not in {str(task) for task in run.state.winners(run.spec.phases[0])}

@@ -222,3 +222,100 @@ def test_a_dead_horses_attempt_is_lost_though_its_lease_is_gone(run):
     assert run.state.expire(claim.attempt, dead_since=known) == "LOST"
 
     assert not run.state.facts().lost, "no horse is left that could be stuck"
+
+
+# --- records that end their process -------------------------------------------------------------------------------
+
+
+def test_two_deaths_at_one_record_are_the_codes_fault(make_run):
+    """Without --skip-bad they use up the attempts that may fail, not those that may be lost, and the record is told."""
+    run = make_run(max_failed=3)
+    words = []
+    for at in (None, 17, 17, 17):
+        words.append(run.die(run.claim(), at=at, how="SIGSEGV"))
+        budgets = run.redis.hmget(run.keys.tries, "s0-m0000:lost", "s0-m0000:failed")
+        if len(words) == 3:
+            assert budgets == [b"1", b"2"], "the first death at a record is the machine's until there is a second"
+
+    assert words == ["LOST", "LOST", "LOST", "RUN FAILED"]
+    facts = run.state.facts()
+    assert facts.state == RunState.FAILED
+    failure = facts.failure
+    assert failure.message.startswith("a process died at this record 3 times (SIGSEGV)")
+    assert (failure.task, failure.source, failure.offset, failure.record) == ("s0-m0000", "a.txt", 170, "'record 17'")
+    assert [event.note for event in run.state.events()[1] if event.what == "lost"] == [
+        "its work-horse died (SIGSEGV)", *["its work-horse died (SIGSEGV) at record 17"] * 3,
+    ]  # fmt: skip
+
+
+def test_deaths_at_different_records_are_the_machines_fault(make_run):
+    """A machine that kills its processes is no fault of any record."""
+    run = make_run(max_failed=1, max_lost=10)
+    words = [run.die(run.claim(), at=at) for at in (1, 2, 3, None, 4)]
+
+    assert words == ["LOST"] * 5
+    assert run.redis.hmget(run.keys.tries, "s0-m0000:lost", "s0-m0000:failed") == [b"5", None]
+
+
+def test_deaths_at_one_index_of_two_tasks_are_deaths_at_two_records(make_run):
+    run = make_run(max_failed=2)
+
+    assert [run.die(claim, at=5) for claim in [run.claim(), run.claim()]] == ["LOST", "LOST"]
+
+
+def test_with_skip_bad_a_record_is_left_out_after_two_deaths(make_run):
+    """And nothing is charged for it: there may be more such records than attempts that may be lost."""
+    run = make_run(skip_bad=5, max_lost=3, max_failed=1)
+    for at in (None, 17, 17, 4, 4, 30, 30):
+        assert run.die(run.claim(), at=at, how="exit status 3" if at == 4 else "SIGSEGV") == "LOST"
+
+    claim = run.claim()
+    assert claim.careful
+    assert claim.bad == {17: "SIGSEGV", 4: "exit status 3", 30: "SIGSEGV"}
+    assert run.redis.hmget(run.keys.tries, "s0-m0000:lost", "s0-m0000:failed") == [b"1", None]
+
+
+def test_a_record_that_is_left_out_and_still_kills_fails_the_run(make_run):
+    """Its reader crashes, so that leaving it out doesn't help."""
+    run = make_run(skip_bad=5, max_failed=2)
+
+    words = [run.die(run.claim(), at=17) for _ in range(4)]
+
+    assert words == ["LOST", "LOST", "LOST", "RUN FAILED"]
+    assert run.state.facts().failure.record == "'record 17'"
+
+
+def test_a_death_is_counted_once(make_run):
+    run = make_run(skip_bad=5)
+    first, second = run.claim(), None
+    since = int(run.redis.hget(run.keys.lease(first.attempt), "renewed"))
+    run.die(first, at=17)
+    before = run.dump()
+    assert run.state.expire(first.attempt, dead_since=since, how="SIGKILL") == "ENDED"
+    assert run.dump() == before
+
+    second = run.claim()
+    assert not second.bad
+    run.die(second, at=17)
+    assert run.claim().bad == {17: "SIGKILL"}
+
+
+def test_an_end_that_is_no_death_blames_no_record(make_run):
+    """The horse lost Redis and came to its end, or its lease ran out: careful is who follows a death only."""
+    run = make_run(max_failed=1)
+    for _ in range(3):
+        assert run.die(run.claim(), at=17, how="") == "LOST"
+    assert run.lose(run.claim()) == "LOST"
+
+    assert not run.claim().careful
+
+
+def test_the_death_of_a_beaten_attempt_blames_no_record(make_run):
+    run = make_run(skip_bad=1)
+    loser = run.claim("w1", named="s0-m0000")
+    run.state.back_up(loser.attempt, "w1")
+    run.commit(run.claim("w2", named="s0-m0000"))
+
+    assert run.die(loser, at=3) == "LOST"
+
+    assert not run.redis.hexists(run.keys.tries, "s0-m0000:died")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rqmr.model import Kind, Outcome, Phase, RunState, TaskId
+from rqmr.model import Kind, Outcome, Phase, RunState, Skipped, TaskId
 
 #: A reader whose own task isn't committed.
 NOBODY = TaskId(9, Kind.REDUCE, 0)
@@ -203,3 +203,15 @@ def test_a_reader_that_nobody_waits_for_reopens_nothing(reduce_run):
     assert run.state.reopen(run.won["s0-m0001"].attempt, LOST, reader.attempt.task) == "ALREADY"
 
     assert run.dump() == before
+
+
+def test_what_a_reopened_map_has_skipped_is_taken_back(make_run):
+    """It runs again, and skips it again."""
+    run = make_run(maps=1, skip_bad=1)
+    skips = Outcome(10, 100, 0, {}, skipped=(Skipped(3, "a.txt", 30, "'3'", "it is bad"),))
+    for _ in range(3):
+        claim = run.claim()
+        assert run.commit(claim, skips)[0] == "COMMITTED"
+        run.state.reopen(claim.attempt, skips, NOBODY)
+
+    assert run.redis.hget(run.keys.run, "skipped") == b"0"

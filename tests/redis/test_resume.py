@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from rqmr.model import Failure, RunState
+from rqmr.model import Failure, Outcome, RunState, Skipped
 
 
 def resume(run, *, fresh: bool = False, code: str = "mended") -> bool:
@@ -182,3 +182,27 @@ def test_a_run_that_has_not_failed_loses_no_segment(make_run):
     assert resume(run, fresh=True, code="mended")
 
     assert run.commit(claim, outcome)[0] == "COMMITTED"
+
+
+@pytest.mark.parametrize(("fresh", "left"), [(False, b"1"), (True, None)])
+def test_what_the_winners_that_are_kept_have_skipped_still_counts(make_run, fresh, left):
+    run = make_run(maps=2, max_failed=1, skip_bad=5)
+    skips = Outcome(10, 100, 0, {}, skipped=(Skipped(3, "a.txt", 30, "'3'", "it is bad"),))
+    run.commit(run.claim(), skips)
+    run.fail(run.claim())
+
+    resume(run, fresh=fresh)
+
+    assert run.redis.hget(run.keys.run, "skipped") == left
+
+
+def test_records_that_processes_died_at_are_tried_by_the_mended_job(make_run):
+    run = make_run(maps=1, max_failed=1, skip_bad=5)
+    for _ in range(2):
+        run.die(run.claim(), at=3)
+    run.fail(run.claim())
+
+    resume(run)
+
+    claim = run.claim()
+    assert (claim.careful, claim.bad) == (False, {})

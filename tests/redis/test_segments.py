@@ -264,22 +264,44 @@ def test_a_write_that_is_refused_is_repeated(run, redis, maxmemory):
     assert not place.waits
 
 
-def test_what_is_sent_at_a_time_leaves_as_much_to_every_other_connection(run, redis, maxmemory):
+def test_what_is_sent_at_a_time_leaves_room_for_all_who_may_write(run, redis, maxmemory):
     """Several attempts look at the same moment, and what they then send has room."""
-    maxmemory(used(redis) + 6 * MIB)
-    claim = run.claim()
-    sink = RedisSink(run.state, claim.attempt)
     others = [redis.client() for _ in range(60)]
+    sink = RedisSink(run.state, run.claim().attempt)
+    maxmemory(used(redis) + 8 * MIB)
     with redis.monitor() as monitor:
-        for number in range(3):
-            sink.write(0, (number + 1) % 3, bytes(100_000))
+        for number in range(30):
+            sink.write(0, (number + 1) % 30, bytes(20_000))
         sink.flush()
         redis.echo("done")
         told = _until_done(monitor)
     for other in others:
         other.close()
-    assert sum(command.startswith("INFO memory") for command in told) == 3
-    assert redis.hlen(run.keys.shuffle(0, 0)) == 3
+    looks = sum(command.startswith("INFO memory") for command in told)
+    assert 3 <= looks <= 15, "a share is some 80 to 180 KB"
+    assert not any("rqmr:writer" in command for command in told)
+    assert redis.hlen(run.keys.shuffle(0, 0)) == 30
+
+
+def test_a_chunk_that_is_more_than_a_share_is_sent_when_nobody_else_sends_one(run, redis, maxmemory):
+    """A few of them at once would fill the server while it receives them."""
+    others = [redis.client() for _ in range(60)]
+    redis.set("rqmr:writer", "somebody else", px=60_000)
+    maxmemory(used(redis) + 8 * MIB)
+    writer = Writer(run)
+    run.wait_until(lambda: run.redis.info("commandstats").get("cmdstat_set", {}).get("calls", 0) > 3)
+    assert not redis.hlen(run.keys.shuffle(0, 0))
+    assert not writer.place.waits, "not for memory"
+
+    redis.delete("rqmr:writer")
+    run.wait_until(lambda: redis.hlen(run.keys.shuffle(0, 0)) > 3)
+    maxmemory(0)
+    writer.join(5)
+    for other in others:
+        other.close()
+
+    assert redis.hlen(run.keys.shuffle(0, 0)) == 10
+    assert not redis.exists("rqmr:writer")
 
 
 def _until_done(monitor):

@@ -379,6 +379,33 @@ def test_strict_decoding_names_the_line_that_is_not_text(here: Path) -> None:
     assert (caught.value.source, caught.value.offset) == ("file", 10)
 
 
+@pytest.mark.parametrize(
+    ("reader", "content", "found"),
+    [
+        (Lines(), b"a\r\nb\xe9d\r\n\n\xe9\r\nc\r", ["a", 3, "", 9, "c\r"]),
+        (JsonLines(), b"1\n\n\xe9\n \n{\n2", [1, 3, 7, 2]),
+        (Whole(), b"a\n\xe9", [2]),
+        (Csv(header=False), b'a,b\n"c"d,e\n"\xe9",f\ng,h\n', [["a", "b"], 4, 11, ["g", "h"]]),
+    ],
+)
+def test_after_a_record_that_is_not_readable_come_the_next_ones(
+    here: Path, reader: Reader, content: bytes, found: list[Any]
+) -> None:
+    """Each raises in its turn, with the offset of its line; who doesn't stop there gets all others."""
+    (piece,) = cut([source_of(str(write("file", content)))], MIB, reader.splittable)[0].pieces
+    told = []
+    for block in reader.blocks(piece, STRICT):
+        turns = iter(block.records)
+        while True:
+            try:
+                told.append(next(turns))
+            except StopIteration:
+                break
+            except UnreadableRecord as error:
+                told.append(error.offset)
+    assert told == found
+
+
 def test_a_signature_is_dropped_from_the_file_s_start_only(here: Path) -> None:
     """With utf-8-sig; a U+FEFF further down is text, wherever the file is cut."""
     how = Settings(encoding="UTF_8_SIG", decode_errors="strict")
@@ -400,6 +427,22 @@ def test_a_file_that_became_shorter_or_vanished_is_an_os_error(here: Path) -> No
     path.unlink()
     with pytest.raises(FileNotFoundError):
         list(Lines().blocks(splits[0].pieces[0], Settings()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("reader", [Lines(), Whole(), Csv(header=False)])
+def test_a_file_that_has_grown_is_read_to_its_planned_end(here: Path, reader: Reader, packed: bool) -> None:
+    """Also where that is in the middle of what is a line by now; and one that is shorter is an error."""
+    content = b"a\nb" * 100
+    path = write("file", gzip.compress(content) if packed else content)
+    pieces = [piece for split in cut([source_of(str(path))], 100, reader.splittable) for piece in split.pieces]
+    before = [list(block.records) for piece in pieces for block in reader.blocks(piece, Settings())]
+    planned = path.read_bytes()
+    path.write_bytes(planned + (gzip.compress(b"c\n") if packed else b"c\nd\n"))
+    assert [list(block.records) for piece in pieces for block in reader.blocks(piece, Settings())] == before
+    path.write_bytes(planned[:-10])
+    with pytest.raises(OSError, match="shorter"):
+        [list(block.records) for piece in pieces for block in reader.blocks(piece, Settings())]
 
 
 # --- Compressed files --------------------------------------------------------------------------------------------

@@ -342,11 +342,33 @@ def test_a_task_that_is_nearly_done_is_not_slow():
     assert backed_up(facts(attempt(0, age_ms=30_000, fraction=0.9), median_ms=10_000)) == []
 
 
-def test_below_two_seconds_nothing_is_slow():
-    """The time that such short tasks take is noise."""
+def test_below_two_seconds_nothing_is_slow_by_its_age():
+    """The time that such short tasks take is noise, and a work-horse that died is told from a slow one by then."""
     assert backed_up(facts(attempt(0, age_ms=1_999), median_ms=10)) == []
-    assert backed_up(facts(attempt(0, age_ms=1_999, fraction=0.1), median_ms=10)) == []
     assert backed_up(facts(attempt(0, age_ms=2_000), median_ms=10)) == [0]
+
+
+def test_below_one_second_nothing_is_slow_by_its_progress():
+    """It tells that the work-horse lives, so it may tell the rest sooner."""
+    assert backed_up(facts(attempt(0, age_ms=999, fraction=0.1), median_ms=10)) == []
+    assert backed_up(facts(attempt(0, age_ms=1_000, fraction=0.1), median_ms=10)) == [0]
+
+
+def told(age_ms: int, at_ms: int, fraction: float) -> RunningAttempt:
+    """An attempt whose last heartbeat was at another age."""
+    return msgspec.structs.replace(attempt(0, age_ms=age_ms, fraction=fraction), renewed_ms=NOW - age_ms + at_ms)
+
+
+def test_progress_is_that_of_the_last_heartbeat():
+    """A quarter done in two seconds is eight in all, though another second has passed since that was told."""
+    assert backed_up(facts(told(3_000, 2_000, 0.25), median_ms=2_000)) == []
+    assert backed_up(facts(told(3_000, 2_000, 0.25), median_ms=1_999)) == [0]
+
+
+def test_progress_that_was_told_before_the_median_had_passed_tells_nothing():
+    """Then only the time that has passed counts."""
+    assert backed_up(facts(told(3_000, 1_999, 0.06), median_ms=2_000)) == []
+    assert backed_up(facts(told(8_001, 1_999, 0.06), median_ms=2_000)) == [0]
 
 
 def test_a_task_gets_one_backup():

@@ -35,7 +35,7 @@ def claim(run: Scripts, sequence: int) -> Claim:
 
 
 def commit(run: Scripts, claimed: Claim) -> list[object]:
-    return run.commit(claimed, Outcome(1, 10, 0, {}), b"outcome", [], 0)
+    return run.commit(claimed, Outcome(1, 10, 0, {}), b"outcome", [], 0, 0, b"")
 
 
 def test_a_phase_is_passed_when_its_last_task_is_committed(run: Scripts) -> None:
