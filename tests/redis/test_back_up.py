@@ -144,6 +144,7 @@ def test_a_task_that_was_opened_again_may_have_a_backup_again(run):
     run.state.reopen(backup.attempt, outcome, TaskId(0, Kind.REDUCE, 0))
 
     again = run.claim("slow", named="s0-m0000")
+    assert str(again.attempt) == "s0-m0000-a3"
 
     assert run.state.back_up(again.attempt, "slow") == "BACKED UP"
 

@@ -418,9 +418,11 @@ class Machine(RuleBasedStateMachine):
         self.model.attempts[name].is_overdue = True
         self.has_just_asked = False
 
-    @move(3, somebody_works, name=leased_attempt, is_old_news=st.booleans())
-    def tell_of_a_dead_horse(self, name: str, is_old_news: bool) -> None:
+    @move(3, somebody_works, name=leased_attempt, is_old_news=st.booleans(), is_silent=st.booleans())
+    def tell_of_a_dead_horse(self, name: str, is_old_news: bool, is_silent: bool) -> None:
         known = self.renewed(name) - is_old_news
+        if is_silent:
+            self.fall_silent(name)
         attempt = AttemptId.parse(name)
         self.call(
             lambda: self.run.state.expire(attempt, dead_since=known),
