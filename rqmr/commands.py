@@ -82,6 +82,10 @@ def resume(
     redis_url: _Url = None,
     durable: _Durable = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Keep nothing: run all tasks again.")] = False,
+    skip_bad: Annotated[
+        int | None,
+        typer.Option("--skip-bad", metavar="N", min=0, help="Leave out up to N bad records.", show_default="as before"),
+    ] = None,
     workers: _Workers = None,
     quiet: _Quiet = False,
 ) -> None:
@@ -89,7 +93,7 @@ def resume(
     from rqmr.runs import resume as go_on
 
     where = _where(redis_url, durable)
-    _show(lambda view: go_on(run, where, view, fresh=fresh, workers=workers), quiet=quiet)
+    _show(lambda view: go_on(run, where, view, fresh=fresh, skip_bad=skip_bad, workers=workers), quiet=quiet)
 
 
 def cancel(run: _Run, redis_url: _Url = None, durable: _Durable = None) -> None:

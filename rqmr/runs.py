@@ -124,10 +124,19 @@ def attach(run: str, where: Where, view: View, *, workers: int | None = None) ->
         return _follow(found, where, view, stack)
 
 
-def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: int | None = None) -> Summary:
+def resume(
+    run: str,
+    where: Where,
+    view: View,
+    *,
+    fresh: bool = False,
+    skip_bad: int | None = None,
+    workers: int | None = None,
+) -> Summary:
     """Let a failed run go on, with its job's code as it is now, and follow it to its end.
 
     What is committed is kept, with the code that made it; `fresh`: nothing is. The inputs have to be those of the plan.
+    `skip_bad`: how many bad records may be left out from now on; None for as many as before.
 
     Raises:
         RefusedError: the run hasn't failed, or nothing is known of it; its job or an input has changed too much.
@@ -143,6 +152,8 @@ def resume(run: str, where: Where, view: View, *, fresh: bool = False, workers: 
         check_unchanged(found.state.inputs())
         program = _mended(found, spec, view)
         mended = refit(spec, program)
+        if skip_bad is not None:
+            mended = structs.replace(mended, skip_bad=skip_bad)
         kept = [] if fresh else [task for phase in spec.phases for task in found.state.winners(phase)]
         if kept and mended.shapes != spec.shapes:
             raise RefusedError(

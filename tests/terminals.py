@@ -21,7 +21,7 @@ from rqmr.config import Config
 from rqmr.connection import connect
 from rqmr.errors import AttemptEnded
 from rqmr.model import End, Facts, RunState
-from rqmr.runs import status_of
+from rqmr.runs import list_runs
 from rqmr.sessions import members, send
 from rqmr.state import State
 
@@ -207,7 +207,7 @@ class Desk:
 
     def state_of(self, run: str) -> str:
         """The state that `rqmr ps` tells."""
-        return status_of(run, Where(self.url)).state
+        return next(each.state for each in list_runs(Where(self.url)) if each.run == run)
 
     def end_of(self, run: str) -> End:
         end = registry.read_end(self.client, run)

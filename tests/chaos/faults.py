@@ -28,6 +28,7 @@ class Faults:
         self._server = server
         self._workers = workers
         self._agenda = agenda
+        self._runs: list[Run] = []
         self._kinds: dict[str, Callable[[Fault, Run], bool]] = {
             "horse killed": self._kill_horse,
             "worker killed": self._kill_worker,
@@ -42,6 +43,7 @@ class Faults:
             "server paused": self._pause_server,
             "server restarted": self._restart_server,
             "server killed": self._kill_server,
+            "server forgot": self._make_server_forget,
             "connections cut": self._cut,
             "scripts flushed": self._flush_scripts,
             "ticket deleted": self._delete_ticket,
@@ -52,9 +54,10 @@ class Faults:
 
     def strike(self, fault: Fault, runs: Sequence[Run]) -> bool:
         """Do a fault, to one of the runs if it is about one; return whether there was anything to hit."""
-        if not (living := [run for run in runs if not run.is_over]):
+        self._runs = [run for run in runs if not run.is_over]
+        if not self._runs:
             return False
-        run = fault.choose(living)
+        run = fault.choose(self._runs)
         try:
             return self._kinds[fault.kind](fault, run)
         except redis.RedisError:
@@ -160,6 +163,11 @@ class Faults:
         self._server.end(number)
         self._agenda.add(fault.seconds, self._server.begin)
         return True
+
+    def _make_server_forget(self, fault: Fault, run: Run) -> bool:
+        if not self._server.answers() or not all(each.may_be_set_back(fault.seconds) for each in self._runs):
+            return False
+        return self._server.forget(fault.seconds)
 
     def _cut(self, fault: Fault, run: Run) -> bool:
         for kind in ("NORMAL", "PUBSUB"):

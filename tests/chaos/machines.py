@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,7 @@ class Server:
         self._command = [*command, "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
         self._process: subprocess.Popen[bytes] | None = None
         self._is_paused = False
+        self._sizes: deque[tuple[float, Path, int]] = deque(maxlen=200)  # of its file, and when
         #: For those who ask again anyway: no repeated commands.
         self.client: Client = clone(connect(self.url), patient=False)
 
@@ -130,6 +132,26 @@ class Server:
             self._process.send_signal(number)
             self._process.wait(20)
             self._process = None
+
+    def look(self) -> None:
+        """Remember how much it has written by now."""
+        files = list((self.directory / "data" / "appendonlydir").glob("*.incr.aof"))
+        if self.is_there and len(files) == 1:
+            self._sizes.append((time.monotonic(), files[0], files[0].stat().st_size))
+
+    def forget(self, seconds: float) -> bool:
+        """Kill it, and let it forget what it did in the last seconds, as one whose machine goes down may.
+
+        Return whether that is known; nothing is done if it isn't.
+        """
+        known = [each for each in self._sizes if each[0] < time.monotonic() - seconds]
+        if known:
+            self.end(signal.SIGKILL)
+            _, path, size = known[-1]
+            os.truncate(path, size)
+            self._sizes.clear()
+            self.begin()
+        return bool(known)
 
     def pause(self) -> None:
         """Stop its process."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import redis
 from machines import Agenda, Broken, Server, start
 from plan import LEASE, Plan
 from workloads import Workload
 
 from rqmr import registry
+from rqmr.errors import AttemptEnded
 from rqmr.keys import RunKeys
 from rqmr.model import Event
 from rqmr.state import State
@@ -23,6 +27,7 @@ _ATTACH_AGAIN_SECONDS = 1.0
 #: What one in sixty-one calls of user code takes, so that each phase takes some seconds and the faults find it at work.
 _PAUSE_SECONDS = 0.006
 _DAWDLE_SECONDS = 7.0
+_MARGIN_SECONDS = 0.3
 
 
 class Command:
@@ -75,6 +80,8 @@ class Run:
         self._server = server
         self._agenda = agenda
         self._position = "0"
+        self._begun_at = 0.0
+        self._phases = 0  # how many it has, once that is known
         self._to_come = 0  # commands that are on the agenda
         self._number = 0
         parameters: dict[str, Any] = {
@@ -96,7 +103,18 @@ class Run:
         self.id = self.id or next((path.name.removeprefix(".rqmr-") for path in self.output.glob(".rqmr-*")), "")
         if not self.commands[0].is_alive and not self.id:
             raise Broken(f"rqmr run ended before the run began: {self.commands[0].stderr.read_text()}")
-        return bool(self.id and self._server.client.exists(RunKeys(self.id).run))
+        if self.id and not self._phases:
+            with contextlib.suppress(AttemptEnded, redis.RedisError):
+                self._phases = len(State(self._server.client, self.id).spec.phases)
+                self._begun_at = time.monotonic()
+        return self._phases > 0
+
+    def may_be_set_back(self, seconds: float) -> bool:
+        """Whether it has existed for longer than that, and isn't in its last phase: nobody can have ended it."""
+        phase = self._phase()
+        if phase is None or time.monotonic() - self._begun_at < seconds + _MARGIN_SECONDS:
+            return False
+        return phase < self._phases - 1
 
     @property
     def drivers(self) -> list[Command]:
@@ -145,12 +163,9 @@ class Run:
 
     def listen(self) -> bool:
         """Read the new events; return whether there are some."""
-        state = State(self._server.client, self.id)
-        self._position, events = state.events(self._position)
+        self._position, events = State(self._server.client, self.id).events(self._position)
         self.events += events
-        if events and not self.is_complete:
-            phase = self._server.client.hget(state.keys.run, "phase")
-            self.is_complete = phase is not None and int(phase) == len(state.spec.phases)
+        self.is_complete |= bool(events) and self._phase() == self._phases
         return bool(events)
 
     def differences(self) -> list[str]:
@@ -177,6 +192,11 @@ class Run:
             yield f"command {' '.join(map(str, command.process.args[3:5]))} {state}: {words}"  # type: ignore[index]
         yield "the events that were seen:"
         yield from (f"{event.at_ms} {event.what} {event.subject} {event.note}" for event in self.events[-200:])
+
+    def _phase(self) -> int | None:
+        """The number of the phase that it is in; None if it is over."""
+        phase = self._server.client.hget(RunKeys(self.id).run, "phase")
+        return None if phase is None else int(phase)
 
     def _attach_as_said(self) -> None:
         self._to_come -= 1

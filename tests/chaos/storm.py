@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,7 @@ class Storm:
                 strike(to_come.popleft(), runs)
             self.workers.keep()
             self.server.check()
+            self.server.look()
             for run in runs:
                 run.keep()
             if self._hear(runs):
@@ -219,13 +221,14 @@ def main() -> int:
             storm.round(number)
             number += 1
         storm.end()
-    except Broken as broken:
+    except Exception as error:
         storm.wrong += 1
-        print(f"\nWRONG in round {number}: {broken}\n", *storm.report(), sep="\n")
+        told = str(error) if isinstance(error, Broken) else traceback.format_exc()
+        print(f"\nWRONG in round {number}: {told}\n", *storm.report(), sep="\n")
         print(f"\nagain: scripts/chaos {minutes:g} {seed} {number}; the logs are kept in {directory}\n")
     finally:
         end_all()
-        if not storm.wrong and not isinstance(sys.exception(), Exception):
+        if not storm.wrong:
             shutil.rmtree(directory)
         print(*storm.summary(), sep="\n")
     return 1 if storm.wrong else 0

@@ -17,6 +17,9 @@ from msgspec import structs
 
 import rqmr
 from rqmr import Config
+from rqmr.access import Where
+from rqmr.runs import resume
+from rqmr.view import Silent
 
 #: A map task for each file.
 CONFIG = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=30, format="tsv")
@@ -147,6 +150,19 @@ def test_one_bad_record_too_many_fails_the_run(workers: Workers, bench: Bench) -
 
     assert caught.value.failure.record in ("'all of it error'", "'all of it memory'")
     assert not list(bench.directory.glob("out*/[!.]*")), "its stage is kept, for a resume"
+
+
+def test_a_run_with_too_many_bad_records_can_be_resumed_with_leave_for_more(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    inputs = bench.write("inputs", "error", "memory")
+    with pytest.raises(rqmr.RunFailed, match=r"more than 1 record is bad"):
+        bench.run(inputs, skip_bad=1)
+    (stage,) = bench.directory.glob("out1/.rqmr-*")
+
+    resume(stage.name.removeprefix(".rqmr-"), Where(bench.url), Silent(), skip_bad=2)
+
+    expected = bench.run(inputs, skip_bad=2, inline=True)
+    assert {path.name: path.read_bytes() for path in bench.directory.glob("out1/*")} == files(expected)
 
 
 def test_the_command_tells_how_many_were_left_out_and_where_they_are_listed(

@@ -178,3 +178,13 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert run.fail(claim) == "FAILED"
+
+
+def test_a_lost_task_stays_first_in_line_when_its_attempt_tells_its_end(run):
+    """Others have waited for it long enough."""
+    claim = run.claim(named="s0-m0001")
+    run.lose(claim)
+
+    run.fail(claim)
+
+    assert run.line() == ["s0-m0001", "s0-m0000", "s0-m0002"]

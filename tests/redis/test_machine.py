@@ -370,7 +370,7 @@ class Machine(RuleBasedStateMachine):
     @move(
         5,
         lambda machine: machine.outcomes,
-        name=one_of(lambda machine: [*machine.outcomes, *machine.names(("committed",)) * 4]),
+        name=one_of(lambda machine: [*machine.outcomes, *machine.names(("committed",)) * 2]),
         index=few(1),
     )
     def reopen(self, name: str, index: int) -> None:
