@@ -128,11 +128,12 @@ class _Horse:
         return True
 
     def _leave(self) -> None:
-        """Let another one stand by and drive, and fill the window."""
+        """Let another one stand by and drive, fill the window, and see that a run without a driver doesn't expire."""
         if self._stood_since:
             self._state.stand_down()
         if self._drives:
             self._state.resign(self._token)
+        self._state.touch(in_time=True)
         tick(self._state, self._dispatch)
 
     def _attempt(self, claim: Claim) -> None:
