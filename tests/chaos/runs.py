@@ -20,7 +20,7 @@ from workloads import Workload
 from rqmr import registry
 from rqmr.errors import AttemptEnded
 from rqmr.keys import RunKeys
-from rqmr.model import Event
+from rqmr.model import Event, Phase
 from rqmr.state import State
 
 _ATTACH_AGAIN_SECONDS = 1.0
@@ -81,7 +81,7 @@ class Run:
         self._agenda = agenda
         self._position = "0"
         self._begun_at = 0.0
-        self._phases = 0  # how many it has, once that is known
+        self._last_phase: Phase | None = None  # once it is known
         self._to_come = 0  # commands that are on the agenda
         self._number = 0
         parameters: dict[str, Any] = {
@@ -103,18 +103,17 @@ class Run:
         self.id = self.id or next((path.name.removeprefix(".rqmr-") for path in self.output.glob(".rqmr-*")), "")
         if not self.commands[0].is_alive and not self.id:
             raise Broken(f"rqmr run ended before the run began: {self.commands[0].stderr.read_text()}")
-        if self.id and not self._phases:
+        if self.id and not self._last_phase:
             with contextlib.suppress(AttemptEnded, redis.RedisError):
-                self._phases = len(State(self._server.client, self.id).spec.phases)
+                self._last_phase = State(self._server.client, self.id).spec.phases[-1]
                 self._begun_at = time.monotonic()
-        return self._phases > 0
+        return self._last_phase is not None
 
     def may_be_set_back(self, seconds: float) -> bool:
-        """Whether it has existed for longer than that, and isn't in its last phase: nobody can have ended it."""
-        phase = self._phase()
-        if phase is None or time.monotonic() - self._begun_at < seconds + _MARGIN_SECONDS:
-            return False
-        return phase < self._phases - 1
+        """Whether it has existed for longer than that, and lacks an output, so that nobody can have ended it."""
+        is_old = time.monotonic() - self._begun_at > seconds + _MARGIN_SECONDS
+        lives = self._server.client.exists(RunKeys(self.id).run)
+        return bool(is_old and lives and not self._has_all_outputs())
 
     @property
     def drivers(self) -> list[Command]:
@@ -165,7 +164,7 @@ class Run:
         """Read the new events; return whether there are some."""
         self._position, events = State(self._server.client, self.id).events(self._position)
         self.events += events
-        self.is_complete |= bool(events) and self._phase() == self._phases
+        self.is_complete |= any(event.what == "committed" for event in events) and self._has_all_outputs()
         return bool(events)
 
     def differences(self) -> list[str]:
@@ -193,10 +192,10 @@ class Run:
         yield "the events that were seen:"
         yield from (f"{event.at_ms} {event.what} {event.subject} {event.note}" for event in self.events[-200:])
 
-    def _phase(self) -> int | None:
-        """The number of the phase that it is in; None if it is over."""
-        phase = self._server.client.hget(RunKeys(self.id).run, "phase")
-        return None if phase is None else int(phase)
+    def _has_all_outputs(self) -> bool:
+        assert self._last_phase
+        winners = RunKeys(self.id).winners(self._last_phase)
+        return int(self._server.client.hlen(winners)) == self._last_phase.tasks
 
     def _attach_as_said(self) -> None:
         self._to_come -= 1
