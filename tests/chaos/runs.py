@@ -74,13 +74,12 @@ class Run:
         self.marks = directory / "marks"
         self.marks.mkdir(parents=True)
         self.id = ""
-        self.is_over = False
         self.is_complete = False  # all tasks are committed, and what is left is the collecting
         self.events: list[Event] = []
         self._server = server
         self._agenda = agenda
         self._position = "0"
-        self._begun_at = 0.0
+        self._begun_at = self._over_at = 0.0
         self._last_phase: Phase | None = None  # once it is known
         self._to_come = 0  # commands that are on the agenda
         self._number = 0
@@ -110,10 +109,15 @@ class Run:
         return self._last_phase is not None
 
     def may_be_set_back(self, seconds: float) -> bool:
-        """Whether it has existed for longer than that, and lacks an output, so that nobody can have ended it."""
-        is_old = time.monotonic() - self._begun_at > seconds + _MARGIN_SECONDS
-        lives = self._server.client.exists(RunKeys(self.id).run)
-        return bool(is_old and lives and not self._has_all_outputs())
+        """Whether neither its beginning nor its end can be forgotten: a run that has ended would be there again."""
+        since = time.monotonic() - (self._over_at or self._begun_at)
+        lives = self._over_at or (self._server.client.exists(RunKeys(self.id).run) and not self._has_all_outputs())
+        return bool(lives and since > seconds + _MARGIN_SECONDS)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a command has said so."""
+        return self._over_at > 0
 
     @property
     def drivers(self) -> list[Command]:
@@ -153,7 +157,7 @@ class Run:
             if command.is_alive or (command.is_killed and command.process.returncode == -signal.SIGKILL):
                 continue
             if command.process.returncode == 0:
-                self.is_over = True
+                self._over_at = self._over_at or time.monotonic()
             elif not (command.was_refused or command.has_given_up):
                 status = command.process.returncode
                 raise Broken(f"a command of run {self.id} ended with status {status}: {command.stderr.read_text()}")
