@@ -127,6 +127,25 @@ def test_a_run_to_stdout_is_cancelled_by_a_signal(number: signal.Signals, desk: 
     assert "was cancelled" in desk.do("attach", run, status=1).stderr
 
 
+@pytest.mark.parametrize("moment", ["rqmr.state State.adopt 1", "rqmr.api follow 1"])
+def test_a_signal_around_the_birth_of_a_run_leaves_all_of_it_or_nothing(
+    moment: str, desk: Desk, workers: Workers
+) -> None:
+    """It is in Redis, but its creator doesn't know yet; or nobody follows it yet."""
+    desk.write(*WORDS)
+    command = desk.run("slow", struck=f"{moment} SIGINT").ends(130)
+    if "adopt" in moment:
+        assert "the run was cancelled, and no incomplete output is left" in command.stderr
+        assert desk.run_ids() == [key for key in desk.client.keys("rqmr:*") if b":code:" not in key] == []
+        assert files(desk.cwd) == {}
+    else:
+        (run,) = desk.run_ids()
+        assert f"left run {run}, which goes on where workers listen" in command.stderr
+        workers.start(1)
+        desk.do("attach", run)
+        desk.assert_right(run, "slow")
+
+
 def test_ctrl_c_in_other_commands_says_nothing_of_a_run_that_was_cancelled(desk: Desk) -> None:
     command = desk.open("ps", STRUCK="rqmr.registry runs 1 SIGINT")
     assert command.ends(130).stderr.strip() == "rqmr: ended by SIGINT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -10,6 +11,7 @@ from harness import Workers, wait_until
 from terminals import Desk, told
 
 from rqmr.model import RunState
+from rqmr.sessions import processes
 
 HOUR_MS = 3_600_000
 WORDS = ("some words", "more words and others", "the gate", "other words", "the last words")
@@ -234,6 +236,40 @@ def test_a_driver_and_a_horse_take_turns_and_do_no_harm(desk: Desk, workers: Wor
     driver.ends(0)
     desk.assert_right(run, "slow")
     assert turns > 1
+
+
+# --- what is in its way ---------------------------------------------------------------------------------------------
+
+
+def test_a_driver_that_loses_its_local_workers_leaves_the_run_to_others(desk: Desk, workers: Workers) -> None:
+    desk.write(*WORDS)
+    driver, run = desk.begin("slow", "-w", 1, gate="gate")
+    desk.wait_for_marks("waiting")
+    (supervisor,) = (pid for pid, parent, _ in processes() if parent == driver.process.pid)
+    os.kill(supervisor, signal.SIGKILL)
+    left = driver.ends(1).stderr
+    assert "the supervisor of the local workers ended" in left
+    assert f"left run {run}, which goes on where workers listen" in left
+    assert "failed" not in left
+    workers.start(1)
+    desk.open_gate()
+    desk.do("attach", run)
+    desk.assert_right(run, "slow")
+
+
+def test_an_output_that_can_not_be_written_is_collected_when_it_can(desk: Desk, workers: Workers) -> None:
+    workers.start(1)
+    desk.write(*WORDS)
+    driver, run = desk.begin("slow", gate="gate")
+    desk.wait_for_marks("waiting")
+    (desk.output / "part-00001").mkdir()
+    desk.open_gate()
+    left = driver.ends(1).stderr
+    assert f"the output can't be written to {desk.output}: Is a directory" in left
+    assert f"rqmr attach {run}" in left
+    (desk.output / "part-00001").rmdir()
+    desk.do("attach", run)
+    desk.assert_right(run, "slow")
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------
