@@ -13,7 +13,6 @@ import datetime
 import json
 import math
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -72,16 +71,15 @@ def spell(form: str) -> Callable[[Any, Any], str]:
 
 
 class PartWriter:
-    """Writes one attempt's part into the stage, to a file that no other process writes.
+    """Writes one attempt's part into the stage.
 
     Raises:
         FileNotFoundError: the stage is gone, so the run has ended. It is never created here.
     """
 
     def __init__(self, stage: Path, attempt: str, form: str) -> None:
-        # A server that was killed may have forgotten a claim, and give the same attempt to a second process.
-        self._name = f"{attempt}.{secrets.token_hex(4)}"
-        self._file = (stage / self._name).open("wb")
+        self._file = (stage / attempt).open("wb")
+        self._name = attempt
         self._spell = spell(form)
         self._lines: list[bytes] = []
         self._held = self._size = self._crc = 0
