@@ -54,9 +54,18 @@ class Scripts:
         return _text(_again_without_script(lambda: self._scripts[name](keys=keys, args=arguments)))
 
     def claim(
-        self, *, token: str, sequence: int, ticket: str, named: str, worker: str, host: str, lease_ms: int
+        self,
+        *,
+        token: str,
+        sequence: int,
+        ticket: str,
+        named: str,
+        worker: str,
+        host: str,
+        lease_ms: int,
+        resumed: int = 0,
     ) -> Claim | str:
-        """Return a claim, or "STAND BY", "NOTHING" or "ENDED"."""
+        """Return a claim, or "STAND BY", "NOTHING" or "ENDED"; `resumed`: how often the run had been, by its spec."""
         k = self._keys
         reply = self._call(
             "claim",
@@ -65,7 +74,7 @@ class Scripts:
                 k.standby,
             ],
             token, sequence, ticket.rpartition("-t")[2], named, worker, host, lease_ms, k.lease_prefix, PHASE_STRIDE,
-            STANDBY_MS,
+            STANDBY_MS, resumed,
         )  # fmt: skip
         if reply[0] != "CLAIMED":
             return str(reply[0])

@@ -53,6 +53,7 @@ class State:
         self.keys = RunKeys(run)
         self.scripts = Scripts(client, self.keys)
         self._spec: Spec | None = None
+        self._resumed = 0  # how often the run had been when its spec was read
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -116,16 +117,16 @@ class State:
             RqmrError: another release of rqmr created it.
         """
         if self._spec is None:
-            data = self.client.hget(self.keys.run, "spec")
+            data, resumed = self.client.hmget(self.keys.run, "spec", "resumed")
             if data is None:
                 raise AttemptEnded(f"there is no run {self.run} (any more)")
-            protocol = msgspec.msgpack.decode(data).get("protocol")
-            if protocol != PROTOCOL:
+            if (protocol := msgspec.msgpack.decode(data).get("protocol")) != PROTOCOL:
                 raise RqmrError(
                     f"run {self.run} speaks protocol {protocol}, this worker {PROTOCOL}: "
                     f"install the same rqmr on driver and workers, and restart the workers"
                 )
             self._spec = msgspec.msgpack.decode(data, type=Spec)
+            self._resumed = int(resumed or 0)
         return self._spec
 
     def package(self) -> bytes:
@@ -165,7 +166,7 @@ class State:
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
         self._begin(pipe)
         word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
-        self.adopt(spec)
+        self._spec = None  # to be read again
         return word == "RESUMED"
 
     def touch(self, *, in_time: bool = False) -> None:
@@ -207,16 +208,14 @@ class State:
     ) -> Claim | Literal["STAND BY", "NOTHING"]:
         """Take the next task, or "NOTHING" if there is none now, or "STAND BY": none, and this horse waits for one.
 
-        A server that is full has none to give.
-
         Raises:
-            AttemptEnded: the run has ended.
+            AttemptEnded: the run has ended, or is resumed, and this horse has its old code.
         """
-        lease_ms = self.spec.lease_ms
         try:
             reply = self.scripts.claim(
-                token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host, lease_ms=lease_ms
-            )
+                token=token, sequence=sequence, ticket=ticket, named=named, worker=worker, host=host,
+                lease_ms=self.spec.lease_ms, resumed=self._resumed,
+            )  # fmt: skip
         except redis.OutOfMemoryError:
             return "STAND BY"  # RQ couldn't even write that the horse has come back
         if reply == "ENDED":

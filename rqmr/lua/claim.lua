@@ -15,13 +15,16 @@
 --   ARGV[5]  worker     ARGV[6]  host       ARGV[7]  lease, ms
 --   ARGV[8]  prefix of the lease keys       ARGV[9]  distance of two phases in the pending line
 --   ARGV[10] how long its place as standby lasts, ms
+--   ARGV[11] how often the run had been resumed when the horse read its spec: one of before has the wrong code
 --
 --   returns  {"CLAIMED", attempt, started ms, how many of the task's attempts died, its records to leave out: a line
 --            for each, with its index and how a process died at it} | {"STAND BY"} | {"NOTHING"}
 --            | {"ENDED", state of the run, or "gone"}
 
-local state, phase, keep, full = unpack(redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms', 'full'))
+local state, phase, keep, full, resumed = unpack(
+  redis.call('HMGET', KEYS[1], 'state', 'phase', 'keep_ms', 'full', 'resumed'))
 if state ~= 'running' then return {'ENDED', state or 'gone'} end
+if (resumed or '0') ~= ARGV[11] then return {'ENDED', 'resumed'} end
 
 local function claimed(attempt, task, started)
   local died, bad = unpack(redis.call('HMGET', KEYS[5], task .. ':died', task .. ':bad'))

@@ -56,6 +56,7 @@ end
 
 redis.call('DEL', KEYS[#KEYS])
 redis.call('HDEL', KEYS[1], 'failure', 'full')
+redis.call('HINCRBY', KEYS[1], 'resumed', 1)
 redis.call('HSET', KEYS[1], 'state', 'running', 'phase', current, 'opened', opened, 'spec', ARGV[1])
 redis.call('XADD', KEYS[8], 'MAXLEN', '~', 1000, '*', 'what', 'resumed', 'subject', 'run', 'note', ARGV[2])
 for _, i in ipairs({1, 2, 4, 5, 8}) do redis.call('PEXPIRE', KEYS[i], keep) end

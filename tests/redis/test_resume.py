@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from rqmr.errors import AttemptEnded
 from rqmr.model import Failure, Outcome, RunState, Skipped
 
 
@@ -206,3 +207,16 @@ def test_records_that_processes_died_at_are_tried_by_the_mended_job(make_run):
 
     claim = run.claim()
     assert (claim.careful, claim.bad) == (False, {})
+
+
+def test_a_horse_of_before_the_resume_claims_nothing_more(make_run):
+    """It has the old code; its worker's next horse reads the new one."""
+    run = make_run(maps=2, max_failed=1)
+    before = run.through(run.redis)
+    run.fail(before.claim())
+    resume(run)
+
+    with pytest.raises(AttemptEnded):
+        before.ask()
+
+    assert run.claim()
