@@ -167,9 +167,9 @@ def _description(told: Status, option: str) -> list[str]:
         counts += [f"{each.lost} lost"] * bool(each.lost) + [f"{each.failed} failed"] * bool(each.failed)
         lines.append(f"{each.title:<9} {', '.join(counts)}, {each.records:,} records")
     for attempt in told.attempts:
-        age = clock(told.now_ms - attempt.started_ms)
-        who = short_worker(attempt.worker, attempt.host)
-        lines.append(f"  {attempt.id}  {int(attempt.fraction * 100)}%  {age}  on {who}")
+        far = f"{int(attempt.fraction * 100)}%  {clock(told.now_ms - attempt.started_ms)}"
+        far = far if attempt.deadline_ms > told.now_ms else "its lease is over"
+        lines.append(f"  {attempt.id}  {far}  on {short_worker(attempt.worker, attempt.host)}")
     if told.queue and told.state not in ("failed", "cancelled"):
         lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen on queue '{told.queue}'")
     if told.state in _ADVICE:
@@ -183,7 +183,7 @@ def _description(told: Status, option: str) -> list[str]:
 
 
 _ADVICE = {
-    "waiting": "no worker has taken it yet; if some listen, try:  rqmr attach {run}",
+    "waiting": "it waits for a worker; if some listen, try:  rqmr attach {run}",
     "stalled": "nobody drives it or works on it; to go on:  rqmr attach {run}",
     "uncollected": "all its tasks are done; to collect the output:  rqmr attach {run}",
     "failed": "to go on when the cause is mended:  rqmr resume {run}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class PhaseReopened(RqmrError):
 
 
 class SegmentLost(RqmrError):
-    """A committed segment is missing or damaged: its task has to run again."""
+    """Committed segments are missing or damaged: their tasks have to run again."""
 
-    def __init__(self, producer: int, reason: str) -> None:
-        super().__init__(f"segment of task {producer} is {reason}")
-        self.producer = producer
+    def __init__(self, producers: Sequence[int], reason: str) -> None:
+        super().__init__(f"segment of task {', '.join(map(str, producers))} is {reason}")
+        self.producers = producers

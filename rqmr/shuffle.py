@@ -277,7 +277,10 @@ class SegmentReader:
         Raises:
             SegmentLost: a chunk is missing or damaged.
         """
-        return merge([run for producer, head in self._segments.heads() for run in self._open(producer, head)])
+        heads = list(self._segments.heads())
+        if missing := [producer for producer, head in heads if head is None]:
+            raise SegmentLost(missing, "missing")  # all at once, so that they are made again side by side
+        return merge([run for producer, head in heads for run in self._open(producer, head)])
 
     def _open(self, producer: int, head: bytes | None) -> Iterator[_SortedRun]:
         runs = self._checked(producer, head, lambda stored: unseal(stored).runs)
@@ -301,11 +304,11 @@ class SegmentReader:
     @staticmethod
     def _checked(producer: int, stored: bytes | None, decode: Callable[[bytes], Any]) -> Any:
         if stored is None:
-            raise SegmentLost(producer, "missing")
+            raise SegmentLost([producer], "missing")
         try:
             return decode(stored)
         except ValueError as error:
-            raise SegmentLost(producer, f"not readable: {error}") from error
+            raise SegmentLost([producer], f"not readable: {error}") from error
 
 
 def reduced(step: Step, key: Key, items: Iterable[Any]) -> Iterable[tuple[Key, Any]]:

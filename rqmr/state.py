@@ -168,8 +168,10 @@ class State:
         self.adopt(spec)
         return word == "RESUMED"
 
-    def touch(self) -> None:
-        """Let every key of the run live for another `keep`."""
+    def touch(self, *, in_time: bool = False) -> None:
+        """Let every key of the run live for another `keep`; `in_time`: not while most of it is left."""
+        if in_time and not 0 <= self.client.pttl(self.keys.splits) < self.spec.keep_ms * 3 // 4:
+            return
         pipe = self.client.pipeline(transaction=False)
         for name in self.keys.all(self.spec.phases):
             if name not in (self.keys.driver, self.keys.standby):

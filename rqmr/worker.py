@@ -128,11 +128,12 @@ class _Horse:
         return True
 
     def _leave(self) -> None:
-        """Let another one stand by and drive, and fill the window."""
+        """Let another one stand by and drive, fill the window, and see that a run without a driver doesn't expire."""
         if self._stood_since:
             self._state.stand_down()
         if self._drives:
             self._state.resign(self._token)
+        self._state.touch(in_time=True)
         tick(self._state, self._dispatch)
 
     def _attempt(self, claim: Claim) -> None:
@@ -140,7 +141,7 @@ class _Horse:
 
         committed           it has won
         not wanted          another attempt won, the run has ended, or a phase was opened again: released
-        segment lost        the task that wrote it is reopened; this one is released
+        segment lost        the tasks that wrote what is missing are reopened; this one is released
         Redis failed        nobody is charged: the lease runs out, and the task is another's
         anything else       the job's fault: charged, and raised for RQ to show
         """
@@ -162,7 +163,8 @@ class _Horse:
         except SegmentLost as lost:
             assert isinstance(source, RedisSegments)
             sink.discard()
-            state.reopen(*source.winners[lost.producer], task)
+            for producer in lost.producers:
+                state.reopen(*source.winners[producer], task)
             state.release(attempt)
         except (redis.RedisError, StoreError):
             raise

@@ -28,7 +28,7 @@ class Faults:
         self._server = server
         self._workers = workers
         self._agenda = agenda
-        self._runs: list[Run] = []
+        self._runs: Sequence[Run] = ()  # of this round
         self._kinds: dict[str, Callable[[Fault, Run], bool]] = {
             "horse killed": self._kill_horse,
             "worker killed": self._kill_worker,
@@ -54,10 +54,11 @@ class Faults:
 
     def strike(self, fault: Fault, runs: Sequence[Run]) -> bool:
         """Do a fault, to one of the runs if it is about one; return whether there was anything to hit."""
-        self._runs = [run for run in runs if not run.is_over]
-        if not self._runs:
+        living = [run for run in runs if not run.is_over]
+        if not living:
             return False
-        run = fault.choose(self._runs)
+        self._runs = runs
+        run = fault.choose(living)
         try:
             return self._kinds[fault.kind](fault, run)
         except redis.RedisError:

@@ -20,7 +20,7 @@ from workloads import Workload
 from rqmr import registry
 from rqmr.errors import AttemptEnded
 from rqmr.keys import RunKeys
-from rqmr.model import Event
+from rqmr.model import Event, Phase
 from rqmr.state import State
 
 _ATTACH_AGAIN_SECONDS = 1.0
@@ -74,14 +74,13 @@ class Run:
         self.marks = directory / "marks"
         self.marks.mkdir(parents=True)
         self.id = ""
-        self.is_over = False
         self.is_complete = False  # all tasks are committed, and what is left is the collecting
         self.events: list[Event] = []
         self._server = server
         self._agenda = agenda
         self._position = "0"
-        self._begun_at = 0.0
-        self._phases = 0  # how many it has, once that is known
+        self._begun_at = self._over_at = 0.0
+        self._last_phase: Phase | None = None  # once it is known
         self._to_come = 0  # commands that are on the agenda
         self._number = 0
         parameters: dict[str, Any] = {
@@ -103,18 +102,22 @@ class Run:
         self.id = self.id or next((path.name.removeprefix(".rqmr-") for path in self.output.glob(".rqmr-*")), "")
         if not self.commands[0].is_alive and not self.id:
             raise Broken(f"rqmr run ended before the run began: {self.commands[0].stderr.read_text()}")
-        if self.id and not self._phases:
+        if self.id and not self._last_phase:
             with contextlib.suppress(AttemptEnded, redis.RedisError):
-                self._phases = len(State(self._server.client, self.id).spec.phases)
+                self._last_phase = State(self._server.client, self.id).spec.phases[-1]
                 self._begun_at = time.monotonic()
-        return self._phases > 0
+        return self._last_phase is not None
 
     def may_be_set_back(self, seconds: float) -> bool:
-        """Whether it has existed for longer than that, and isn't in its last phase: nobody can have ended it."""
-        phase = self._phase()
-        if phase is None or time.monotonic() - self._begun_at < seconds + _MARGIN_SECONDS:
-            return False
-        return phase < self._phases - 1
+        """Whether neither its beginning nor its end can be forgotten: a run that has ended would be there again."""
+        since = time.monotonic() - (self._over_at or self._begun_at)
+        lives = self._over_at or (self._server.client.exists(RunKeys(self.id).run) and not self._has_all_outputs())
+        return bool(lives and since > seconds + _MARGIN_SECONDS)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a command has said so."""
+        return self._over_at > 0
 
     @property
     def drivers(self) -> list[Command]:
@@ -154,7 +157,7 @@ class Run:
             if command.is_alive or (command.is_killed and command.process.returncode == -signal.SIGKILL):
                 continue
             if command.process.returncode == 0:
-                self.is_over = True
+                self._over_at = self._over_at or time.monotonic()
             elif not (command.was_refused or command.has_given_up):
                 status = command.process.returncode
                 raise Broken(f"a command of run {self.id} ended with status {status}: {command.stderr.read_text()}")
@@ -165,7 +168,7 @@ class Run:
         """Read the new events; return whether there are some."""
         self._position, events = State(self._server.client, self.id).events(self._position)
         self.events += events
-        self.is_complete |= bool(events) and self._phase() == self._phases
+        self.is_complete |= any(event.what == "committed" for event in events) and self._has_all_outputs()
         return bool(events)
 
     def differences(self) -> list[str]:
@@ -193,10 +196,10 @@ class Run:
         yield "the events that were seen:"
         yield from (f"{event.at_ms} {event.what} {event.subject} {event.note}" for event in self.events[-200:])
 
-    def _phase(self) -> int | None:
-        """The number of the phase that it is in; None if it is over."""
-        phase = self._server.client.hget(RunKeys(self.id).run, "phase")
-        return None if phase is None else int(phase)
+    def _has_all_outputs(self) -> bool:
+        assert self._last_phase
+        winners = RunKeys(self.id).winners(self._last_phase)
+        return int(self._server.client.hlen(winners)) == self._last_phase.tasks
 
     def _attach_as_said(self) -> None:
         self._to_come -= 1

@@ -312,6 +312,27 @@ def test_maps_whose_segments_are_damaged_run_again(workers: Workers, bench: Benc
     assert sorted(run.events("reopened")) == ["s0-m0000", "s0-m0001", "s0-m0003"]
 
 
+def test_maps_whose_segments_vanished_together_are_all_opened_before_one_of_them_has_run_again(
+    workers: Workers, bench: Bench, redis: Any
+) -> None:
+    """So they run side by side, and the reduce starts once more and not once for each."""
+    workers.start(2)
+    bench.write(6, "gate")
+    config = msgspec.structs.replace(CUT, reducers=1)
+    run = bench.start("slow", config, seconds=0.02, gate="gate")
+    run.wait_until(lambda facts: facts.phases[0].committed == 5, what="all maps but one are committed")
+    redis.delete(f"rqmr:{run.id}:s0:shuffle:0")
+    bench.open_gate()
+    bench.assert_right(run, "slow", config)
+    told = [(event.what, event.subject) for event in run.seen]
+    opened = [index for index, (what, _) in enumerate(told) if what == "reopened"]
+    again = [
+        index for index, (what, of) in enumerate(told) if what == "committed" and "-m" in of and of.endswith("-a2")
+    ]
+    assert len(opened) == 5
+    assert max(opened) < min(again)
+
+
 def test_a_whole_shuffle_hash_may_vanish_while_reduces_run(workers: Workers, bench: Bench, redis: Any) -> None:
     workers.start(2)
     bench.write(5, lines=4)

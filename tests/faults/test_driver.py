@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -10,7 +11,9 @@ from harness import Workers, wait_until
 from terminals import Desk, told
 
 from rqmr.model import RunState
+from rqmr.sessions import processes
 
+HOUR_MS = 3_600_000
 WORDS = ("some words", "more words and others", "the gate", "other words", "the last words")
 
 
@@ -26,11 +29,13 @@ def test_a_run_whose_driver_is_killed_is_finished_by_its_workers_and_collected_b
     if moment == "barrier":
         wait_until(lambda: desk.facts(run).phases[0].committed == 4, timeout=10, what="one map is left")
     driver.kill()
+    splits = f"rqmr:{run}:splits"
+    desk.client.pexpire(splits, HOUR_MS)  # as if it had begun yesterday
     assert desk.facts(run).phase == (1 if moment == "reduce" else 0)
     desk.open_gate()
     desk.wait_until_done(run)
-    wait_until(lambda: not desk.facts(run).driver, timeout=5, what="nobody drives")
-    assert desk.state_of(run) == "uncollected"
+    wait_until(lambda: desk.state_of(run) == "uncollected", timeout=5, what="it waits to be collected")
+    wait_until(lambda: desk.client.pttl(splits) > 2 * HOUR_MS, timeout=10, what="it will live for another day")
 
     desk.do("attach", run, cwd=desk.elsewhere)
 
@@ -43,7 +48,6 @@ def test_a_run_whose_driver_is_killed_is_finished_by_its_workers_and_collected_b
     [
         "pathlib Path.replace 2",  # between two renames
         "pathlib Path.touch 1",  # before _SUCCESS
-        "rqmr.state State.finish 1",
         "rqmr.state State.unlink 1",
     ],
 )
@@ -53,8 +57,8 @@ def test_a_driver_that_is_killed_while_it_collects_is_replaced(moment: str, desk
     driver, run = desk.begin("slow", struck=f"{moment} SIGKILL")
     driver.ends(-signal.SIGKILL)
     has_ended = "unlink" in moment
-    wait_until(lambda: not desk.client.exists(f"rqmr:{run}:driver"), timeout=5, what="its lease is over")
-    assert desk.state_of(run) == ("succeeded" if has_ended else "uncollected")
+    state = "succeeded" if has_ended else "uncollected"
+    wait_until(lambda: desk.state_of(run) == state, timeout=5, what=f"it is {state}")
 
     attached = desk.do("attach", run, cwd=desk.elsewhere)
 
@@ -138,11 +142,9 @@ def test_ctrl_c_in_an_attach_leaves_the_run_alone(desk: Desk, workers: Workers) 
 @pytest.mark.parametrize(
     "moment",
     [
-        "rqmr.driver tick 2",
         "rqmr.driver Driver._collect 1",
         "rqmr.output Output.collect 1",
         "pathlib Path.touch 1",
-        "rqmr.driver end_run 1",
         "rqmr.state State.unlink 1",
     ],
 )
@@ -234,6 +236,40 @@ def test_a_driver_and_a_horse_take_turns_and_do_no_harm(desk: Desk, workers: Wor
     driver.ends(0)
     desk.assert_right(run, "slow")
     assert turns > 1
+
+
+# --- what is in its way ---------------------------------------------------------------------------------------------
+
+
+def test_a_driver_that_loses_its_local_workers_leaves_the_run_to_others(desk: Desk, workers: Workers) -> None:
+    desk.write(*WORDS)
+    driver, run = desk.begin("slow", "-w", 1, gate="gate")
+    desk.wait_for_marks("waiting")
+    (supervisor,) = (pid for pid, parent, _ in processes() if parent == driver.process.pid)
+    os.kill(supervisor, signal.SIGKILL)
+    left = driver.ends(1).stderr
+    assert "the supervisor of the local workers ended" in left
+    assert f"left run {run}, which goes on where workers listen" in left
+    assert "failed" not in left
+    workers.start(1)
+    desk.open_gate()
+    desk.do("attach", run)
+    desk.assert_right(run, "slow")
+
+
+def test_an_output_that_can_not_be_written_is_collected_when_it_can(desk: Desk, workers: Workers) -> None:
+    workers.start(1)
+    desk.write(*WORDS)
+    driver, run = desk.begin("slow", gate="gate")
+    desk.wait_for_marks("waiting")
+    (desk.output / "part-00001").mkdir()
+    desk.open_gate()
+    left = driver.ends(1).stderr
+    assert f"the output can't be written to {desk.output}: Is a directory" in left
+    assert f"rqmr attach {run}" in left
+    (desk.output / "part-00001").rmdir()
+    desk.do("attach", run)
+    desk.assert_right(run, "slow")
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------

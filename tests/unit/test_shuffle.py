@@ -515,7 +515,17 @@ def test_a_missing_chunk_tells_whose_it_was(producer: int, number: int) -> None:
     del store.chunks[producer][0][number]
     with pytest.raises(SegmentLost, match="missing") as caught:
         consume_groups(step, store)
-    assert caught.value.producer == producer
+    assert caught.value.producers == [producer]
+
+
+def test_all_segments_that_are_missing_are_told_at_once() -> None:
+    """So that their map tasks can run again side by side."""
+    step, store = many_chunks()
+    for producer in (0, 2):
+        del store.chunks[producer][0][0]
+    with pytest.raises(SegmentLost, match="missing") as caught:
+        consume_groups(step, store)
+    assert caught.value.producers == [0, 2]
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -526,4 +536,4 @@ def test_a_damaged_chunk_tells_whose_it_was(number: int) -> None:
         store.chunks[1][0][number] = damage(store.chunks[1][0][number])
         with pytest.raises(SegmentLost, match="not readable") as caught:
             consume_groups(step, store)
-        assert caught.value.producer == 1
+        assert caught.value.producers == [1]
