@@ -215,11 +215,11 @@ class Scripts:
         how = "fresh" if fresh else ""
         return str(self._call("resume", keys, spec, how, k.lease_prefix, PHASE_STRIDE, *described))
 
-    def drop(self, phases: Sequence[Phase]) -> str:
-        """Return "DROPPED", the run's state, if it hasn't failed, or "gone"."""
+    def drop(self, phases: Sequence[Phase], *, skipped: int) -> str:
+        """Return "DROPPED", the run's state, if it hasn't failed, or "gone"; `skipped`: by those who are kept."""
         k = self._keys
         of_phases = [key for each in phases[:-1] for key in (k.winners(each), k.totals(each), k.durations(each))]
-        return str(self._call("drop", [k.run, *of_phases, *self._shuffles(phases)]))
+        return str(self._call("drop", [k.run, *of_phases, *self._shuffles(phases)], skipped, phases[-1].step + 1))
 
     def tell(self, what: str, subject: str, note: str) -> str:
         """Return "TOLD" or "GONE"."""

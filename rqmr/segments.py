@@ -215,7 +215,8 @@ def drop_segments(state: State) -> None:
 
     If it is resumed later it begins anew.
     """
-    state.scripts.drop(state.spec.phases)
+    kept = state.winners(state.spec.phases[-1]).values()
+    state.scripts.drop(state.spec.phases, skipped=sum(len(outcome.skipped) for _, outcome in kept))
 
 
 class _Full(StoreError):

@@ -38,9 +38,7 @@ end
 if ARGV[9] ~= '' then
   local others = redis.call('HGET', KEYS[1], ARGV[8])
   if others and others ~= ARGV[9] then return {'MIXED', others} end
-  redis.call('HSET', KEYS[1], ARGV[8], ARGV[9])
 end
-
 if ARGV[10] ~= '0' then
   local skipped = ARGV[10] + (redis.call('HGET', KEYS[1], 'skipped') or 0)
   if skipped > tonumber(ARGV[11]) then
@@ -49,6 +47,7 @@ if ARGV[10] ~= '0' then
   end
   redis.call('HSET', KEYS[1], 'skipped', skipped)
 end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], ARGV[8], ARGV[9]) end
 
 local time = redis.call('TIME')
 local took = math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[4])

@@ -13,6 +13,9 @@ from typing import Any
 
 from rqmr.model import Outcome, Spec
 
+#: What a claim gets: an attempt, whether it is careful, which records it leaves out; or the script's word.
+Claimed = tuple[str, bool, dict[int, str]] | str
+
 #: Attempts that hold a lease, and those that may still say something: lost is not dead.
 HOLDING = ("running", "revived")
 ALIVE = (*HOLDING, "lost")
@@ -30,6 +33,7 @@ class Attempt:
     is_overdue: bool = False  # its lease has run out, and nobody has said so
     is_held: bool = True  # it hasn't told its end,
     has_been_lost: bool = False  # and since when it is lost, if it is, is known
+    place: int | None = None  # the record that it has told, while it has a lease
     outcome: Outcome | None = None  # of the commit that won,
     is_dropped: bool = False  # with all that the run held, so that it isn't the winner any more
 
@@ -46,7 +50,8 @@ class Model:
     state: str = "running"
     phase: int = 0
     opened: int = 0  # the highest phase that was begun
-    failure: str = ""  # the task that has failed the run
+    failure: str | None = None  # the task that has failed the run, "" for none
+    end: str = ""  # the state that it ended in, once that is written down
     shortage: str = ""  # of memory: how many tasks were committed and bytes used when there was last hope
     pending: dict[str, bool] = field(default_factory=dict)  # task -> whether it is urgent
     attempts: dict[str, Attempt] = field(default_factory=dict)
@@ -54,6 +59,9 @@ class Model:
     made: Counter[str] = field(default_factory=Counter)  # attempts of a task, ever
     failed: Counter[str] = field(default_factory=Counter)  # of a task's budget
     lost: Counter[str] = field(default_factory=Counter)
+    died: Counter[str] = field(default_factory=Counter)  # attempts of a task whose process died,
+    died_at: Counter[tuple[str, int]] = field(default_factory=Counter)  # and at which record
+    bad: dict[str, dict[int, str]] = field(default_factory=dict)  # of a task: records to leave out, and why
     totals: Counter[tuple[int, str]] = field(default_factory=Counter)  # of a phase: attempts "lost" and "failed"
     commits: Counter[int] = field(default_factory=Counter)  # of a phase, ever
     claims: dict[str, tuple[int, str]] = field(default_factory=dict)  # horse -> sequence, attempt
@@ -103,6 +111,10 @@ class Model:
     def is_complete(self, number: int) -> bool:
         return all(task in self.winners for task in self.tasks(number))
 
+    def skipped(self) -> int:
+        """Bad records that the winners have left out."""
+        return sum(len(winner.outcome.skipped) for winner in self.winners.values() if winner.outcome)
+
     def lacks_segments(self) -> set[tuple[int, int, str]]:
         """The segments that the winners have told of and that aren't there, while there may be a reader."""
         if self.state == "gone":
@@ -117,12 +129,12 @@ class Model:
 
     # --- an attempt's life ----------------------------------------------------------------------------------------
 
-    def claim(self, horse: str, sequence: int, worker: str, *, ticket: int | None = None, named: str = "") -> str:
+    def claim(self, horse: str, sequence: int, worker: str, *, ticket: int | None = None, named: str = "") -> Claimed:
         if self.state != "running":
             return "ENDED"
         last, attempt = self.claims.get(horse, (0, ""))
         if sequence == last:
-            return attempt
+            return self._claimed(self.attempts[attempt])
         if sequence < last:
             return "NOTHING"  # a repeat that comes late: its horse has gone on
         self.tickets.discard(ticket or 0)
@@ -140,7 +152,11 @@ class Model:
         self.attempts[made.name] = made
         self.claims[horse] = (sequence, made.name)
         self._happened("claimed", made.name)
-        return made.name
+        return self._claimed(made)
+
+    def _claimed(self, attempt: Attempt) -> Claimed:
+        """Who follows a death is careful, and leaves out what processes have died at."""
+        return attempt.name, self.died[attempt.task] > 0, self.bad.get(attempt.task, {})
 
     def _next_task(self, worker: str, named: str) -> str:
         if self.shortage:
@@ -162,6 +178,7 @@ class Model:
             self._happened("revived", name)
         if attempt.state not in HOLDING:
             return "ENDED"
+        attempt.place = None if attempt.is_overdue else attempt.place
         attempt.is_overdue = False
         return "RENEWED"
 
@@ -189,10 +206,14 @@ class Model:
         for place, partition in enumerate(told, 1):
             if self.segment(attempt, partition) not in self.segments:
                 return ["MISSING", place]
+        step = self.spec.phases[self.phase_of(attempt.task) + 1].step if outcome.key_type else -1
+        if self.key_types.get(step, outcome.key_type) != outcome.key_type:
+            return ["MIXED", self.key_types[step]]
+        if outcome.skipped and self.skipped() + len(outcome.skipped) > self.spec.skip_bad:
+            self.state, self.failure = "failed", ""
+            return ["RUN FAILED"]
         if outcome.key_type:
-            step = self.spec.phases[self.phase_of(attempt.task) + 1].step
-            if self.key_types.setdefault(step, outcome.key_type) != outcome.key_type:
-                return ["MIXED", self.key_types[step]]
+            self.key_types[step] = outcome.key_type
         self._ends(attempt, "committed")
         attempt.outcome = outcome
         self.winners[attempt.task] = attempt
@@ -214,30 +235,54 @@ class Model:
         self._ends(attempt, "failed")
         self.backups.pop(attempt.task, None)  # one of the two attempts is gone
         self._happened("failed", name)
-        if self._charge(self.failed, "failed", attempt.task, 1 if final else self.spec.max_failed):
+        self.totals[self.phase_of(attempt.task), "failed"] += 1
+        if self._charge(self.failed, attempt.task, 1 if final else self.spec.max_failed):
             return "RUN FAILED"
         self._give_back(attempt.task)
         return "FAILED"
 
-    def expire(self, name: str, *, horse_died: bool = False, heard_since: bool = False) -> str:
-        """`horse_died`: RQ says so; `heard_since`: and it has renewed its lease since."""
+    def expire(self, name: str, *, is_gone: bool = False, heard_since: bool = False, how: str = "") -> str:
+        """`is_gone`: RQ says so of its horse; `heard_since`: and it has renewed since; `how`: its process died."""
         attempt = self.attempts.get(name)
         if self.state != "running" or attempt is None or attempt.state not in HOLDING:
             return "ENDED"
-        if heard_since or not (attempt.is_overdue or horse_died):
+        if heard_since or not (attempt.is_overdue or is_gone):
             return "ALIVE"
-        is_first = attempt.state == "running"
-        is_held = attempt.is_held and not horse_died
+        is_first, at = attempt.state == "running", attempt.place
+        is_held = attempt.is_held and not is_gone
         self._ends(attempt, "lost")
         attempt.is_held = attempt.has_been_lost = is_held
         if attempt.task in self.winners:
             return "LOST"
         self.backups.pop(attempt.task, None)
         self._happened("lost", name)
-        if is_first and self._charge(self.lost, "lost", attempt.task, self.spec.max_lost):
+        self.totals[self.phase_of(attempt.task), "lost"] += is_first
+        deaths = self._deaths(attempt.task, at, how) if how else 0
+        if deaths == 2 and self.spec.skip_bad:
+            self.bad.setdefault(attempt.task, {})[at or 0] = how
+        elif deaths > 1 and self._charge(self.failed, attempt.task, self.spec.max_failed, 2 if deaths == 2 else 1):
+            return "RUN FAILED"
+        # Two deaths at one record are the code's fault; the first one was taken for the machine's.
+        charge = is_first - (0 if deaths < 2 else 2 if deaths == 2 else 1)
+        if self._charge(self.lost, attempt.task, self.spec.max_lost, charge):
             return "RUN FAILED"
         self._give_back(attempt.task, urgent=True)
         return "LOST"
+
+    def _deaths(self, task: str, at: int | None, how: str) -> int:
+        """Note a process's death; return how many there were at the same record, 0 if none was told."""
+        self.died[task] += 1
+        if at is None:
+            return 0
+        self.died_at[task, at] += 1
+        return self.died_at[task, at]
+
+    def tell_place(self, name: str, index: int) -> str:
+        attempt = self.attempts[name]
+        if self.state == "gone" or attempt.state not in HOLDING or attempt.is_overdue:
+            return "ENDED"
+        attempt.place = index
+        return "TOLD"
 
     def release(self, name: str) -> str:
         attempt = self.attempts.get(name)
@@ -261,7 +306,8 @@ class Model:
         self.backups.pop(attempt.task, None)
         attempt.state = "reopened"
         self._happened("reopened", attempt.task)
-        if self._charge(self.lost, "lost", attempt.task, self.spec.max_lost):
+        self.totals[self.phase_of(attempt.task), "lost"] += 1
+        if self._charge(self.lost, attempt.task, self.spec.max_lost):
             return "RUN FAILED"
         self.pending[attempt.task] = True
         self.phase = min(self.phase, self.phase_of(attempt.task))
@@ -284,12 +330,12 @@ class Model:
     def _ends(self, attempt: Attempt, state: str) -> None:
         attempt.state = state
         attempt.is_overdue = attempt.is_held = False
+        attempt.place = None
 
-    def _charge(self, budget: Counter[str], what: str, task: str, allowed: int) -> bool:
-        """Charge a task and its phase; whether that was one too many."""
-        budget[task] += 1
-        self.totals[self.phase_of(task), what] += 1
-        if budget[task] < allowed:
+    def _charge(self, budget: Counter[str], task: str, allowed: int, count: int = 1) -> bool:
+        """Charge a task; whether that was one too many."""
+        budget[task] += count
+        if count <= 0 or budget[task] < allowed:
             return False
         self.state, self.failure = "failed", task
         return True
@@ -364,10 +410,13 @@ class Model:
         if self.state != "gone":
             self._happened(what, subject)
 
-    def finish(self, state: str) -> str:
-        if self.state == "running":
-            self.state = state
+    def finish(self, state: str, *, seen: bool = False) -> str:
+        """`seen`: it has that state already, which is only written down."""
+        if self.state == "running" and not seen:
+            self.state, self.end = state, ""
             self._happened(state, "run")
+        if self.state == state and not self.end:
+            self.end = state
         return self.state
 
     def resume(self, spec: Spec, *, fresh: bool) -> bool:
@@ -375,7 +424,7 @@ class Model:
             return True
         if self.state != "failed":
             return False
-        self.state, self.spec, self.failure, self.shortage = "running", spec, "", ""
+        self.state, self.spec, self.failure, self.shortage, self.end = "running", spec, None, "", ""
         if fresh:
             self.winners, self.pending, self.segments, self.key_types = {}, {}, set(), {}
             self.totals.clear()
@@ -385,6 +434,9 @@ class Model:
                 self._ends(attempt, "released")
         self.failed.clear()
         self.lost.clear()
+        self.died.clear()
+        self.died_at.clear()
+        self.bad.clear()
         self.backups.clear()
         begun = range(min(self.opened + 1, len(spec.phases)))
         for task in (task for number in begun for task in self.tasks(number) if task not in self.winners):
@@ -393,15 +445,14 @@ class Model:
         self._happened("resumed", "run")
         return True
 
-    def drop(self) -> str:
+    def drop(self) -> None:
         if self.state != "failed":
-            return self.state
+            return
         for number in range(len(self.spec.phases) - 1):
             for task in self.winners.keys() & set(self.tasks(number)):
                 self.winners.pop(task).is_dropped = True
             self.commits[number] = self.totals[number, "lost"] = self.totals[number, "failed"] = 0
-        self.segments = set()
-        return "DROPPED"
+        self.segments, self.key_types = set(), {}
 
     def unlink(self) -> None:
         self.state = "gone"
@@ -432,8 +483,9 @@ class Model:
 
     def keys(self) -> dict[str, Any]:
         """Return all keys of the run by what follows its own, with what they hold, but for times."""
+        end = {":end": self.end} if self.end else {}
         if self.state == "gone":
-            return {}
+            return end
         phases = self.spec.phases
         attempts = self.attempts.values()
         run = {"state": self.state, "phase": self.phase, "opened": self.opened, "epoch": self.epoch,
@@ -441,7 +493,8 @@ class Model:
                **{f"started:{number}": ... for number in range(self.opened + 1)},
                **{f"keys:s{step}": told for step, told in self.key_types.items()}}  # fmt: skip
         run |= {"tickets": self.last_ticket} if self.last_ticket else {}
-        run |= {"failure": self.failure} if self.failure else {}
+        run |= {"failure": self.failure} if self.failure is not None else {}
+        run |= {"skipped": self.skipped()} if self.skipped() else {}
         run |= {"full": self.shortage} if self.shortage else {}
         held = {
             ":" + key: value
@@ -464,7 +517,7 @@ class Model:
         }
         for each in attempts:
             if each.state in HOLDING and not each.is_overdue:
-                held[f":lease:{each.name}"] = each.worker
+                held[f":lease:{each.name}"] = (each.worker, each.place)
         for number, phase in enumerate(phases):
             winners = {task: self.winners[task] for task in self.tasks(number) if task in self.winners}
             if winners:
@@ -475,16 +528,23 @@ class Model:
                 held[f":{phase.name}:durations"] = min(100, self.commits[number])
         for step, partition, name in self.segments:
             held.setdefault(f":s{step}:shuffle:{partition}", set()).add(name)
-        return {"": run, **held}
+        return {"": run, **held, **end}
 
-    def _tries(self) -> dict[str, int]:
-        told = {
+    def _tries(self) -> dict[str, Any]:
+        told: dict[str, Any] = {
             f"{task}:{what}": number
-            for what, numbers in {"made": self.made, "failed": self.failed, "lost": self.lost}.items()
+            for what, numbers in [
+                ("made", self.made),
+                ("failed", self.failed),
+                ("lost", self.lost),
+                ("died", self.died),
+            ]
             for task, number in numbers.items()
         }
         for each in self.attempts.values():
             told[f"{each.task}:running"] = len(self.running(each.task))
+        told |= {f"{task}:died:{index}": number for (task, index), number in self.died_at.items()}
+        told |= {f"{task}:bad": bad for task, bad in self.bad.items()}
         return _but_zeros(told)
 
     def _totals(self, number: int, winners: Iterable[Attempt]) -> dict[str, int]:
@@ -507,5 +567,5 @@ def _holder(attempt: Attempt) -> tuple[str, str, bool]:
     return attempt.ticket, attempt.worker, attempt.has_been_lost
 
 
-def _but_zeros(told: dict[str, int]) -> dict[str, int]:
+def _but_zeros(told: dict[str, Any]) -> dict[str, Any]:
     return {name: number for name, number in told.items() if number}

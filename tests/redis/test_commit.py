@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from msgspec import structs
 
 from rqmr.connection import connect
 from rqmr.errors import RecordError
@@ -341,3 +342,16 @@ def test_one_skipped_record_too_many_fails_the_run(make_run):
     assert failure.message == "more than 3 records are bad (--skip-bad 3); the last: it is bad"
     assert (failure.task, failure.source, failure.offset, failure.record) == ("s0-m0001", "a.txt", 60, "'6'")
     assert str(second.attempt.task) not in {str(task) for task in run.state.winners(run.spec.phases[0])}
+
+
+def test_who_skips_too_many_records_has_no_say_in_the_type_of_the_keys(make_run):
+    """It hasn't won; when the run is resumed with mended code, its keys may be others."""
+    run = make_run(skip_bad=1)
+    claim = run.claim()
+    outcome = structs.replace(run.write(claim, 0, key_type="str"), skipped=skips(1, 2).skipped)
+    assert run.commit(claim, outcome) == ["RUN FAILED"]
+
+    run.state.resume(run.spec, b"the code", fresh=False)
+
+    claim = run.claim()
+    assert run.commit(claim, run.write(claim, 0, key_type="int")) == ["COMMITTED", 1]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
-from rqmr.model import RunState
+from rqmr.model import Outcome, RunState, Skipped
 from rqmr.segments import drop_segments
 
 
@@ -25,10 +26,10 @@ def test_a_run_whose_segments_were_dropped_begins_anew(run):
 def test_dropping_twice_is_dropping_once(run):
     run.commit(claim := run.claim(), run.write(claim, 0, 1))
     run.end("failed")
-    assert run.scripts.drop(run.spec.phases) == "DROPPED"
+    assert run.scripts.drop(run.spec.phases, skipped=0) == "DROPPED"
     before = run.dump()
 
-    assert run.scripts.drop(run.spec.phases) == "DROPPED"
+    assert run.scripts.drop(run.spec.phases, skipped=0) == "DROPPED"
 
     assert run.dump() == before
 
@@ -40,7 +41,7 @@ def test_only_what_a_failed_run_holds_is_dropped(run, how):
         run.end(how)
     before = run.dump()
 
-    assert run.scripts.drop(run.spec.phases) == how
+    assert run.scripts.drop(run.spec.phases, skipped=0) == how
 
     assert run.dump() == before
 
@@ -64,4 +65,21 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.end("failed")
     run.redis.script_flush()
 
-    assert run.scripts.drop(run.spec.phases) == "DROPPED"
+    assert run.scripts.drop(run.spec.phases, skipped=0) == "DROPPED"
+
+
+def test_who_begins_anew_may_skip_as_many_records_as_at_first_and_shuffle_other_keys(make_run):
+    """What goes counts for nothing; what the last phase has skipped still does."""
+    run = make_run(maps=1, reducers=2, skip_bad=3)
+    bad = Skipped(0, "a.txt", 0, "'bad'", "it is bad")
+    run.commit(claim := run.claim(), structs.replace(run.write(claim, 0, key_type="str"), skipped=(bad, bad)))
+    run.state.advance(0)
+    run.commit(run.claim(), Outcome(1, 1, 0, {}, skipped=(bad,)))
+    run.end("failed")
+
+    drop_segments(run.state)
+
+    run.state.resume(run.spec, b"the code", fresh=False)
+    claim = run.claim()
+    assert run.commit(claim, structs.replace(run.write(claim, 0, key_type="int"), skipped=(bad, bad)))[0] == "COMMITTED"
+    assert run.redis.hget(run.keys.run, "skipped") == b"3"

@@ -19,11 +19,28 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from msgspec import structs
-from protocol_model import ALIVE, HOLDING, Attempt, Model, index_of
+from protocol_model import ALIVE, HOLDING, Attempt, Claimed, Model, index_of
 
 from rqmr.errors import AttemptEnded
-from rqmr.model import AttemptId, Claim, Failure, Kind, Memory, Outcome, Phase, Progress, RunState, Spec, TaskId, bitmap
-from rqmr.segments import RedisSink
+from rqmr.model import (
+    AttemptId,
+    Claim,
+    End,
+    Failure,
+    Kind,
+    Memory,
+    Outcome,
+    Phase,
+    Progress,
+    RecordAt,
+    RunState,
+    Skipped,
+    Spec,
+    TaskId,
+    bitmap,
+)
+from rqmr.scripts import source
+from rqmr.segments import RedisSink, drop_segments
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -137,10 +154,9 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, make_run: Callable[..., Any], redis: Any) -> None:
         super().__init__()
         redis.flushdb()
-        self.redis = redis
+        self.redis, self.make_run = redis, make_run
         self.look_script = redis.register_script(LOOK)
-        self.run = make_run(phases=PHASES, max_failed=3, max_lost=4, lease_ms=LEASE_MS, keep_ms=KEEP_MS)
-        self.model = Model(self.run.spec)
+        self.place_script = redis.register_script(source("place"))
         self.claims: dict[str, Claim] = {}
         self.sequences: Counter[int] = Counter()  # of a horse
         self.outcomes: dict[str, Outcome] = {}  # of every attempt that has ever won
@@ -151,7 +167,6 @@ class Machine(RuleBasedStateMachine):
         self.steps = 0
         self.is_sound = True  # the last look was as it should be
         self.has_just_asked = False
-        self.compare()
 
     def names(self, states: tuple[str, ...]) -> list[str]:
         return [each.name for each in self.model.attempts.values() if each.state in states]
@@ -187,14 +202,15 @@ class Machine(RuleBasedStateMachine):
         self.sequences[horse] += 1
         sequence, worker = self.sequences[horse], WORKERS[horse % len(WORKERS)]
 
-        def real() -> str:
+        def real() -> Claimed:
             told = self.run.ask(worker, ticket=f"x-t{ticket or ''}", named=named, token=f"h{horse}", sequence=sequence)
             if isinstance(told, str):
                 return told
             self.claims[str(told.attempt)] = told
-            return str(told.attempt)
+            return str(told.attempt), told.careful, told.bad
 
-        return self.call(real, lambda: self.model.claim(f"h{horse}", sequence, worker, ticket=ticket, named=named))
+        reply = self.call(real, lambda: self.model.claim(f"h{horse}", sequence, worker, ticket=ticket, named=named))
+        return str(reply) if isinstance(reply, str) else str(reply[0])
 
     def write_as(self, name: str, some: set[int]) -> str:
         known = sorted(some & set(self.model.partitions_of(self.model.attempts[name].task)))
@@ -210,11 +226,13 @@ class Machine(RuleBasedStateMachine):
 
         return self.call(real, expected)
 
-    def commit_as(self, name: str, some: set[int], key_type: str = "str") -> str:
+    def commit_as(self, name: str, some: set[int], key_type: str = "str", bad: int = 0) -> str:
         attempt = self.model.attempts[name]
         told = some & set(self.model.partitions_of(attempt.task))
         index = index_of(attempt.task)
-        outcome = Outcome(index, 100 * attempt.number, 0, {}, bitmap(told), key_type if told else "")
+        skipped = (Skipped(0, "a.txt", 0, "'bad'", "ValueError: bad"),) * bad
+        key_type = key_type if told else ""
+        outcome = Outcome(index, 100 * attempt.number, 0, {}, bitmap(told), key_type, skipped=skipped)
 
         def heard(reply: list[Any]) -> None:
             if reply[0] == "COMMITTED":
@@ -288,10 +306,16 @@ class Machine(RuleBasedStateMachine):
 
     # --- moves ----------------------------------------------------------------------------------------------------
 
-    @initialize(phases=few(2), claims=few(3), how_it_ends=endings, is_finished=st.booleans())
-    def begin(self, phases: int, claims: int, how_it_ends: str, is_finished: bool) -> None:
+    @initialize(
+        phases=few(2), claims=few(3), skip_bad=st.sampled_from([0, 2]), how_it_ends=endings, is_finished=st.booleans()
+    )
+    def begin(self, phases: int, claims: int, skip_bad: int, how_it_ends: str, is_finished: bool) -> None:
         """Some phases are done, some tasks taken; and it is settled how the run ends, and whether its work is done."""
         self.how_it_ends, self.is_finished = how_it_ends, is_finished
+        self.run = self.make_run(
+            phases=PHASES, max_failed=3, max_lost=4, skip_bad=skip_bad, lease_ms=LEASE_MS, keep_ms=KEEP_MS
+        )
+        self.model = Model(self.run.spec)
         while self.model.phase < phases:
             assert self.work_as(0)
         for horse in range(claims):
@@ -338,6 +362,12 @@ class Machine(RuleBasedStateMachine):
     def write_and_commit(self, name: str, some: set[int]) -> None:
         self.write_as(name, some)
         self.commit_as(name, some)
+
+    @move(2, somebody_lives, name=living_attempt, bad=st.integers(1, 3))
+    def skip_and_commit(self, name: str, bad: int) -> None:
+        """It has left out bad records."""
+        self.write_as(name, {0})
+        self.commit_as(name, {0}, bad=bad)
 
     @move(4, lambda machine: machine.model.attempts, name=any_attempt, some=partitions)
     def commit(self, name: str, some: set[int]) -> None:
@@ -419,15 +449,44 @@ class Machine(RuleBasedStateMachine):
         self.has_just_asked = False
 
     @move(3, somebody_works, name=leased_attempt, is_old_news=st.booleans(), is_silent=st.booleans())
-    def tell_of_a_dead_horse(self, name: str, is_old_news: bool, is_silent: bool) -> None:
+    def miss_its_horse(self, name: str, is_old_news: bool, is_silent: bool) -> None:
+        """RQ says that it is gone, which may be old news."""
         known = self.renewed(name) - is_old_news
         if is_silent:
             self.fall_silent(name)
-        attempt = AttemptId.parse(name)
+        self.tell_of_its_end(name, known)
+
+    @move(8, somebody_works, name=leased_attempt, at=st.sampled_from([None, 0, 0, 1]), repeats=few(2), horse=horses)
+    def die(self, name: str, at: int | None, repeats: int, horse: int) -> None:
+        """Its process dies, at a record perhaps; so do those of the attempts that follow."""
+        self.die_as(name, at)
+        for _ in range(repeats):
+            following = self.claim_as(horse, self.model.attempts[name].task)
+            if following in self.model.attempts:
+                self.die_as(following, at)
+
+    def die_as(self, name: str, at: int | None) -> None:
+        if at is not None:
+            self.tell_place(name, at)
+        self.tell_of_its_end(name, self.renewed(name), "SIGSEGV")
+
+    @move(1, lambda machine: machine.model.attempts, name=any_attempt, at=few(1))
+    def tell_place(self, name: str, at: int) -> None:
+        """Nobody waits for a reply."""
+        lease, place = self.run.keys.lease_prefix + name, RecordAt(at, "a.txt", 0, "'a line'")
         self.call(
-            lambda: self.run.state.expire(attempt, dead_since=known),
-            lambda: self.model.expire(name, horse_died=True, heard_since=self.renewed(name) not in (0, known)),
+            lambda: self.place_script(keys=[lease], args=[msgspec.msgpack.encode(place)]).decode(),
+            lambda: self.model.tell_place(name, at),
         )
+
+    def tell_of_its_end(self, name: str, known_ms: int, how: str = "") -> None:
+        attempt = AttemptId.parse(name)
+
+        def expected() -> str:
+            heard_since = self.renewed(name) not in (0, known_ms)
+            return self.model.expire(name, is_gone=True, heard_since=heard_since, how=how)
+
+        self.call(lambda: self.run.state.expire(attempt, dead_since=known_ms, how=how), expected)
 
     def renewed(self, name: str) -> int:
         return int(self.redis.hget(self.run.keys.lease_prefix + name, "renewed") or 0)
@@ -486,11 +545,21 @@ class Machine(RuleBasedStateMachine):
 
     @move(1, end=endings)
     def finish(self, end: str) -> None:
+        self.finish_as(end, seen=False)
+
+    @move(3, has_ended, end=endings)
+    def see_the_end(self, end: str) -> None:
+        """And write it down; which end that is may be old news."""
+        self.finish_as(end, seen=True)
+
+    def finish_as(self, end: str, *, seen: bool) -> None:
+        told = End(self.run.spec.run, "wordcount", RunState(end), "/out", 1, 2)
+
         def expected() -> str | None:
-            word = self.model.finish(end)
+            word = self.model.finish(end, seen=seen)
             return None if word == "gone" else word
 
-        self.call(lambda: self.run.state.finish(RunState(end)), expected)
+        self.call(lambda: self.run.state.finish(RunState(end), end=told, seen=seen), expected)
 
     @move(12, lambda machine: machine.model.state == "failed", fresh=st.booleans())
     def resume(self, fresh: bool) -> None:
@@ -506,7 +575,7 @@ class Machine(RuleBasedStateMachine):
 
     @move(4, has_ended)
     def drop(self) -> None:
-        self.call(lambda: self.run.scripts.drop(PHASES), self.model.drop)
+        self.call(lambda: drop_segments(self.run.state), self.model.drop)
 
     @move(2, has_ended)
     def unlink(self) -> None:
@@ -558,7 +627,8 @@ class Machine(RuleBasedStateMachine):
         seen = {}
         for name, ms_to_live, content in found:
             key = name.decode()
-            assert 0 < ms_to_live <= (KEEP_MS if key != RUNS else KEEP_MS * 24 * 7), f"{key} lives for {ms_to_live} ms"
+            keep_ms = 7 * 24 * 3_600_000 if key == RUNS or key.endswith(":end") else KEEP_MS
+            assert 0 < ms_to_live <= keep_ms, f"{key} lives for {ms_to_live} ms"
             if key not in (RUNS, CODE):
                 assert key.startswith(prefix)
                 seen[key.removeprefix(prefix)] = read(key.removeprefix(prefix), content, now)
@@ -611,6 +681,8 @@ def was_lost_from(attempt: Attempt) -> bool:
 
 def read(key: str, content: Any, now: int) -> Any:
     """Return what a key holds in the model's words, without times."""
+    if key == ":end":
+        return msgspec.msgpack.decode(content, type=End).state
     if isinstance(content, bytes):
         return content.decode()
     if key == ":events":
@@ -622,7 +694,8 @@ def read(key: str, content: Any, now: int) -> Any:
     if ":shuffle:" in key:
         return set(pairs)
     if key.startswith(":lease:"):
-        return pairs["worker"].decode()
+        place = pairs.get("place")
+        return pairs["worker"].decode(), msgspec.msgpack.decode(place, type=RecordAt).index if place else None
     if key.endswith(":winners"):
         return {task: read_winner(entry) for task, entry in pairs.items()}
     if key in (":splits", ":inputs"):
@@ -640,6 +713,10 @@ def read(key: str, content: Any, now: int) -> Any:
     if key == "":
         return read_run(pairs)
     told = {name: number_or_text(value) for name, value in pairs.items()}
+    for name in told:
+        if name.endswith(":bad"):
+            lines = [line.split(" ", 1) for line in str(told[name]).splitlines()]
+            told[name] = {int(index): how for index, how in lines}
     return {name: value for name, value in told.items() if value != 0 or key == ":pending"}
 
 
@@ -655,7 +732,8 @@ def read_run(fields: dict[str, bytes]) -> dict[str, Any]:
     if "full" in fields:
         told["full"] = fields["full"].decode().partition(" ")[2]
     told["spec"] = msgspec.msgpack.decode(fields["spec"], type=Spec).plan
-    return {name: number_or_text(value) for name, value in fields.items()} | told
+    told = {name: number_or_text(value) for name, value in fields.items()} | told
+    return {name: value for name, value in told.items() if name != "skipped" or value}
 
 
 def number_or_text(value: bytes) -> int | str:
