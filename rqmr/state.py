@@ -166,7 +166,8 @@ class State:
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
         self._begin(pipe)
         word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
-        self._spec = None  # to be read again
+        self.adopt(spec)
+        self._resumed = int(self.client.hget(self.keys.run, "resumed") or 0)
         return word == "RESUMED"
 
     def touch(self, *, in_time: bool = False) -> None:

@@ -71,6 +71,7 @@ class Model:
     last_ticket: int = 0
     driver: str = ""
     epoch: int = 0
+    resumed: int = 0  # times
     segments: set[tuple[int, int, str]] = field(default_factory=set)  # step, partition, field
     key_types: dict[int, str] = field(default_factory=dict)  # step -> the type of its keys
     events: list[tuple[str, str]] = field(default_factory=list)
@@ -424,6 +425,7 @@ class Model:
             return True
         if self.state != "failed":
             return False
+        self.resumed += 1
         self.state, self.spec, self.failure, self.shortage, self.end = "running", spec, None, "", ""
         if fresh:
             self.winners, self.pending, self.segments, self.key_types = {}, {}, set(), {}
@@ -496,6 +498,7 @@ class Model:
         run |= {"failure": self.failure} if self.failure is not None else {}
         run |= {"skipped": self.skipped()} if self.skipped() else {}
         run |= {"full": self.shortage} if self.shortage else {}
+        run |= {"resumed": self.resumed} if self.resumed else {}
         held = {
             ":" + key: value
             for key, value in {
