@@ -210,11 +210,22 @@ class Driver:
             problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
             raise RunLeft(Failure(problem)) from error
         summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
-        end = self._end(RunState.SUCCEEDED, summary=summary)
+        end = self._succeed(summary)
         if end and end.state == RunState.CANCELLED:
             self._output.take_back(paths)
             raise RunCancelled(f"run {self._spec.run} was cancelled")
         return end.summary if end and end.summary else summary
+
+    def _succeed(self, summary: Summary) -> End | None:
+        """Note that the run succeeded. Its output is whole, so that a Redis that stays away is no failure.
+
+        But one that is only restarted would keep the run, segments and all, for whoever comes to collect it.
+        """
+        if self._spec.ends_with_driver:
+            return self._end(RunState.SUCCEEDED, summary=summary)
+        with contextlib.suppress(redis.RedisError):
+            return self._patiently(lambda: end_run(self._client, self._spec, RunState.SUCCEEDED, summary=summary))
+        return None
 
     def _unreachable(self, error: redis.RedisError) -> Failure:
         told = f"Redis doesn't answer any more: {error}"

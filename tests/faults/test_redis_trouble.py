@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from bench import CUT, Bench, Run
 from harness import RedisServer, Workers
+from terminals import Desk
 
 import rqmr
 from rqmr import driver, scheduler, tick
@@ -168,6 +169,22 @@ def test_a_server_that_comes_back_with_its_data_is_waited_for(
     server.start()
     bench.assert_right(run, "slow", CALM)
     assert 5 < run.away_for < 20
+
+
+@pytest.mark.parametrize("server", [("--appendonly", "yes")], indirect=True)
+def test_a_server_that_is_restarted_just_when_the_output_is_collected_hears_of_the_success(
+    workers: Workers, desk: Desk, server: RedisServer
+) -> None:
+    """Else it would keep the run's segments, and tell of a run that nobody has collected."""
+    workers.start(1)
+    desk.write("some words", "more words")
+    driver, run = desk.begin("slow", struck="rqmr.driver end_run 1 SIGSTOP")
+    desk.wait_for_marks("struck")
+    server.kill()
+    driver.signal(signal.SIGCONT).says("Redis doesn't answer")
+    server.start()
+    driver.ends(0)
+    desk.assert_right(run, "slow")
 
 
 def test_a_server_that_comes_back_empty_fails_the_run_at_once(
