@@ -34,7 +34,7 @@ class Broken(Exception):
 def adopt_orphans() -> None:
     """Make this process the parent of all that its children leave behind, so that nothing can get lost. Linux only."""
     pr_set_child_subreaper = 36
-    if ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1) != 0:
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1) != 0:
         sys.exit("this needs Linux: work-horses that outlive their worker couldn't be found")
 
 
@@ -101,8 +101,9 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_paused = False
         self._sizes: deque[tuple[float, Path, int]] = deque(maxlen=200)  # of its file, and when
-        #: For those who ask again anyway: no repeated commands.
-        self.client: Client = clone(connect(self.url), patient=False)
+        self.patient: Client = connect(self.url)
+        #: For those who ask again anyway.
+        self.client: Client = clone(self.patient, patient=False)
 
     @property
     def is_there(self) -> bool:
@@ -167,13 +168,14 @@ class Server:
 
     def compact(self) -> None:
         """Forget in its file what is over, so that it loads fast."""
-        if self.client.info("persistence")["aof_current_size"] > 32 << 20:
-            self.client.bgrewriteaof()
+        if self.patient.info("persistence")["aof_current_size"] > 32 << 20:
+            self.patient.bgrewriteaof()
             wait_until(
-                lambda: not self.client.info("persistence")["aof_rewrite_in_progress"],
-                seconds=30,
+                lambda: not self.patient.info("persistence")["aof_rewrite_in_progress"],
+                seconds=60,
                 what="the server has compacted its file",
             )
+            self._sizes.clear()
 
 
 @dataclass

@@ -94,11 +94,15 @@ class Run:
         given = [text for name, value in parameters.items() for text in ("-p", f"{name}={value}")]
         options = ["--lease", str(LEASE), "--json", "-o", str(self.output)]
         self.commands: list[Command] = []
-        self._start("run", *workload.arguments, *given, *options)
+        self._arguments = ["run", *workload.arguments, *given, *options]
+        self._start(*self._arguments)
 
     @property
     def has_begun(self) -> bool:
         """Whether Redis knows the run, so that it outlives its command. Raises Broken if that ended before."""
+        if self.commands[0].was_refused:  # on a machine so busy that the server didn't answer in time
+            self.commands.clear()
+            self._start(*self._arguments)
         self.id = self.id or next((path.name.removeprefix(".rqmr-") for path in self.output.glob(".rqmr-*")), "")
         if not self.commands[0].is_alive and not self.id:
             raise Broken(f"rqmr run ended before the run began: {self.commands[0].stderr.read_text()}")
@@ -173,13 +177,13 @@ class Run:
 
     def differences(self) -> list[str]:
         """Tell what isn't right of a run that is over."""
-        end = registry.read_end(self._server.client, self.id)
+        end = registry.read_end(self._server.patient, self.id)
         wrong = self.workload.differences(self.output, end.summary if end else None)
         # The command that began it may have lived to tell.
         if self.commands[0].process.returncode == 0 and end and end.summary:
             printed = json.loads(self.commands[0].stdout.read_text())
             wrong += ["--json tells other counters"] * (printed["counters"] != end.summary.counters)
-        keys = {key.decode() for key in self._server.client.scan_iter(f"rqmr:{self.id}*", count=10_000)}
+        keys = {key.decode() for key in self._server.patient.scan_iter(f"rqmr:{self.id}*", count=10_000)}
         wrong += [f"{key} is left in Redis" for key in sorted(keys - {RunKeys(self.id).end})]
         return wrong
 

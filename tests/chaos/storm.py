@@ -88,13 +88,13 @@ class Storm:
     def end(self) -> None:
         """See that nothing is left. Raises Broken if something is."""
         self.workers.end()
-        left = {key.decode() for key in self.server.client.scan_iter("rqmr:*", count=10_000)}
+        left = {key.decode() for key in self.server.patient.scan_iter("rqmr:*", count=10_000)}
         kept = {key for key in left if key == RUNS or key.startswith("rqmr:code:") or key.endswith(":end")}
         if left - kept:
             raise Broken(f"keys are left in Redis: {sorted(left - kept)}")
-        if forever := sorted(key for key in left if self.server.client.ttl(key) == -1):
+        if forever := sorted(key for key in left if self.server.patient.ttl(key) == -1):
             raise Broken(f"keys have no time to live: {forever}")
-        if tickets := self.server.client.llen(f"rq:queue:{QUEUE}"):
+        if tickets := self.server.patient.llen(f"rq:queue:{QUEUE}"):
             raise Broken(f"{tickets} tickets are left in the queue")
         self.server.end(signal.SIGTERM)
         if processes := descendants():
