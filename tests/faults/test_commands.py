@@ -344,7 +344,10 @@ def test_whoever_attaches_to_a_private_run_watches_it_to_its_end(desk: Desk, pri
         terminal.says("private server of a command that runs now").says("map begins")
     assert "as the command that it belongs to does" in leaving.signal(signal.SIGINT).ends(130).stderr
     assert "still running" in desk.do("resume", run, status=2, **private).stderr
+    attached[0].signal(signal.SIGSTOP)  # the slowest to hear
     desk.open_gate()
+    wait_until((desk.output / "_SUCCESS").exists, timeout=20, what="the output is there")
+    attached[0].signal(signal.SIGCONT)
     seen = [told(terminal.ends(0)) for terminal in (owner, *attached)]
     assert seen[1] == seen[2]
     assert seen[0][:-1] == seen[1][:-1]
