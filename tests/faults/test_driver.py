@@ -108,10 +108,12 @@ def test_all_who_are_attached_see_the_end_and_one_collects(driver_lives: bool, d
 
 
 def test_many_who_attach_to_a_run_that_is_done_all_succeed(desk: Desk, workers: Workers) -> None:
+    """Though the driver and the first who attached were killed while they collected."""
     workers.start(1)
     desk.write(*WORDS)
     driver, run = desk.begin("slow", struck="rqmr.output Output.collect 1 SIGKILL")
     driver.ends(-signal.SIGKILL)
+    desk.open("attach", run, STRUCK="pathlib Path.replace 2 SIGKILL").ends(-signal.SIGKILL)
     attached = [desk.open("attach", run, cwd=desk.elsewhere) for _ in range(4)]
     assert len({tuple(told(terminal.ends(0))) for terminal in attached}) == 1
     desk.assert_right(run, "slow")
