@@ -237,7 +237,7 @@ class Machine(RuleBasedStateMachine):
         def heard(reply: list[Any]) -> None:
             if reply[0] == "COMMITTED":
                 self.knows_its_end.discard(name)
-                self.outcomes[name] = outcome
+                self.outcomes[name] = self.model.attempts[name].outcome
             elif reply[0] != "MISSING":
                 self.knows_its_end.add(name)
 
@@ -402,11 +402,16 @@ class Machine(RuleBasedStateMachine):
         lambda machine: machine.outcomes,
         name=one_of(lambda machine: [*machine.outcomes, *machine.names(("committed",)) * 2]),
         index=few(1),
+        comes_late=st.booleans(),
     )
-    def reopen(self, name: str, index: int) -> None:
-        """Somebody misses a segment of one that has won, or had."""
+    def reopen(self, name: str, index: int, comes_late: bool) -> None:
+        """Somebody misses a segment of one that has won, or had; and another one, who slept until it was made good."""
         following = self.model.phase_of(self.model.attempts[name].task) + 1
-        self.reopen_as(name, f"{PHASES[following].name}{index:04}" if following < len(PHASES) else NOBODY)
+        reader = f"{PHASES[following].name}{index:04}" if following < len(PHASES) else NOBODY
+        self.reopen_as(name, reader)
+        if comes_late:
+            self.work_as(index)
+            self.reopen_as(name, reader)
 
     @move(6, lambda machine: machine.readers(), name=one_of(lambda machine: machine.readers()), producer=few(2))
     def miss_a_segment(self, name: str, producer: int) -> None:
@@ -435,9 +440,16 @@ class Machine(RuleBasedStateMachine):
     def expire(self, name: str) -> None:
         self.expire_as(name)
 
-    @move(4, somebody_works, name=leased_attempt)
+    @move(4, somebody_works, name=leased_attempt, times=st.integers(1, 2))
+    def fall_silent_for_long(self, name: str, times: int) -> None:
+        """Its lease runs out, and somebody says so; it comes back, perhaps, and falls silent again."""
+        self.lose(name)
+        for _ in range(times - 1):
+            self.renew(name)
+            if name in self.names(HOLDING):
+                self.lose(name)
+
     def lose(self, name: str) -> None:
-        """Its lease runs out, and somebody says so."""
         self.fall_silent(name)
         self.expire_as(name)
 
