@@ -29,7 +29,7 @@ from pathlib import Path
 from cluster import Cluster, started
 
 from rqmr import __version__, registry
-from rqmr.model import Facts
+from rqmr.facts import Facts
 from rqmr.plan import default_workers
 from rqmr.state import State
 

@@ -22,13 +22,14 @@ from rqmr.config import Config
 from rqmr.connection import clone
 from rqmr.driver import Driver
 from rqmr.errors import InputError, JobError, RedisError, RefusedError, RqmrError, RunCancelled, RunFailed, RunLeft
+from rqmr.facts import Header, Summary
 from rqmr.inline import run_inline
 from rqmr.inputs import Source, expand, marks_of, source_of
 from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
 from rqmr.meter import report
-from rqmr.model import Header, Spec, Summary
+from rqmr.model import Spec
 from rqmr.output import Output, read_records
 from rqmr.plan import Plan, default_workers, new_run_id, plan, program
 from rqmr.state import State

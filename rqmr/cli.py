@@ -20,9 +20,10 @@ import typer
 from rqmr import __version__, commands
 from rqmr.commands import tell
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunLeft
+from rqmr.facts import Summary
 from rqmr.inputs import parse_size
 from rqmr.meter import report
-from rqmr.model import Failure, Summary
+from rqmr.model import Failure
 
 _FIRST_ROWS = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

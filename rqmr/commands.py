@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rqmr.access import Where
-    from rqmr.model import Summary
+    from rqmr.facts import Summary
     from rqmr.status import Status
     from rqmr.view import View
 

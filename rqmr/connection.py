@@ -10,7 +10,7 @@ from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from rqmr.errors import RedisError
-from rqmr.model import Memory
+from rqmr.facts import Memory
 
 Client = Any  # redis-py's own annotations give each reply as "now or awaitable"
 

@@ -20,7 +20,8 @@ from rqmr import registry
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
 from rqmr.errors import OutputError, RunCancelled, RunFailed, RunLeft
-from rqmr.model import End, Event, Facts, Failure, RunState, Spec, Summary
+from rqmr.facts import End, Event, Facts, Summary
+from rqmr.model import Failure, RunState, Spec
 from rqmr.output import Output
 from rqmr.plan import parts_of, skipped_of, summarize
 from rqmr.scheduler import is_complete

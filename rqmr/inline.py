@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from msgspec import structs
 
 from rqmr.errors import RecordError, RunFailed
+from rqmr.facts import Summary
 from rqmr.failures import too_many_bad
-from rqmr.model import Failure, Kind, Outcome, Split, Summary, TaskId
+from rqmr.model import Failure, Kind, Outcome, Split, TaskId
 from rqmr.output import Output
 from rqmr.plan import Plan, parts_of, skipped_of, summarize
 from rqmr.records import Place

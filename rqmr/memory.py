@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from rqmr.model import Facts, Failure, Kind, Memory
+from rqmr.facts import Facts, Memory
+from rqmr.model import Failure, Kind
 
 #: What segments may fill. The rest is for what is being received, for commits, and for RQ, whose workers exit when a
 #: server refuses to write.

@@ -11,20 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rqmr.facts import Event, Facts, Header, PhaseFacts, RunningAttempt
 from rqmr.memory import memory_in_words
-from rqmr.model import (
-    Event,
-    Facts,
-    Failure,
-    Header,
-    Kind,
-    Phase,
-    PhaseFacts,
-    Progress,
-    RunningAttempt,
-    RunState,
-    TaskId,
-)
+from rqmr.model import Failure, Kind, Phase, Progress, RunState, TaskId
 
 RATE_MS = 10_000  # over which a rate is taken, so that it doesn't jump with each heartbeat
 ABSENT_MS = 1_000  # before we say that nobody listens: local workers need a moment to start

@@ -16,21 +16,11 @@ from msgspec import structs
 
 from rqmr.config import Config
 from rqmr.errors import InputError, JobError, ParameterError, RefusedError
+from rqmr.facts import Summary
 from rqmr.inputs import InputMark, Source, choose_reducers, choose_split_bytes, cut
 from rqmr.job import Job, Step, steps_of
 from rqmr.loader import Package, find, load, pack_file, user_traceback
-from rqmr.model import (
-    Kind,
-    Outcome,
-    Part,
-    Phase,
-    Settings,
-    Skipped,
-    Spec,
-    Split,
-    Summary,
-    TaskId,
-)
+from rqmr.model import Kind, Outcome, Part, Phase, Settings, Skipped, Spec, Split, TaskId
 from rqmr.readers import check_encoding
 
 _MOST_MAPS = 200_000

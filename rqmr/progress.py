@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from rqmr.facts import Event, Facts, Header, RunningAttempt
 from rqmr.meter import (
     LOCAL_NAME,
     Measure,
@@ -28,7 +29,7 @@ from rqmr.meter import (
     subject_title,
     time_of_day,
 )
-from rqmr.model import Event, Facts, Header, RunningAttempt, RunState
+from rqmr.model import RunState
 from rqmr.view import Silent, View
 
 LINGER_MS = 2_000  # a worker's row outlives its attempt: most have the next one by then, and nothing jumps

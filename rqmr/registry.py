@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from rqmr.connection import Client
+from rqmr.facts import End
 from rqmr.keys import RUNS, RunKeys
-from rqmr.model import End
 
 #: How long the end of a run can be asked for, and the index outlives the last new run.
 KEEP_MS = 7 * 24 * 3600 * 1000

@@ -19,20 +19,11 @@ from rqmr.api import follow, header_of
 from rqmr.driver import end_run
 from rqmr.durable import live_url
 from rqmr.errors import AttemptEnded, RefusedError, RqmrError, RunCancelled, RunFailed
+from rqmr.facts import End, Facts, Summary
 from rqmr.inputs import check_unchanged
 from rqmr.loader import decode_package, pack_again
 from rqmr.local import Local
-from rqmr.model import (
-    End,
-    Facts,
-    Failure,
-    Kind,
-    Part,
-    RunState,
-    Spec,
-    Summary,
-    TaskId,
-)
+from rqmr.model import Failure, Kind, Part, RunState, Spec, TaskId
 from rqmr.output import Output
 from rqmr.plan import Program, default_workers, new_run_id, program_of, refit
 from rqmr.sockets import private_servers

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from rqmr.model import AttemptId, Facts, Memory, RunningAttempt, RunState, Shortage, Spec
+from rqmr.facts import Facts, Memory, RunningAttempt, Shortage
+from rqmr.model import AttemptId, RunState, Spec
 
 
 class Policy(Struct, frozen=True):

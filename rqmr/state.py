@@ -15,28 +15,13 @@ import redis
 from rqmr import keys, registry
 from rqmr.connection import Client, memory_of
 from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
-from rqmr.facts import read_facts, read_place
+from rqmr.facts import End, Event, Facts, Memory
 from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
 from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
+from rqmr.look import read_facts, read_place
 from rqmr.memory import memory_in_words
-from rqmr.model import (
-    PROTOCOL,
-    AttemptId,
-    Claim,
-    End,
-    Event,
-    Facts,
-    Failure,
-    Memory,
-    Outcome,
-    Phase,
-    Progress,
-    RunState,
-    Spec,
-    Split,
-    TaskId,
-)
+from rqmr.model import PROTOCOL, AttemptId, Claim, Failure, Outcome, Phase, Progress, RunState, Spec, Split, TaskId
 from rqmr.scripts import Death, Scripts
 
 _pack = msgspec.msgpack.encode

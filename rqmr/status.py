@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from rqmr.facts import End, Facts, RunningAttempt, Summary
 from rqmr.meter import phase_titles
-from rqmr.model import End, Facts, Failure, RunningAttempt, RunState, Spec, Summary
+from rqmr.model import Failure, RunState, Spec
 from rqmr.scheduler import is_complete
 
 

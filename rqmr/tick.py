@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import redis
 
 from rqmr.dispatch import Dispatch
+from rqmr.facts import Facts, RunningAttempt
 from rqmr.memory import shortage_failure
-from rqmr.model import Facts, RunningAttempt, RunState
+from rqmr.model import RunState
 from rqmr.scheduler import (
     Advance,
     AskAfter,

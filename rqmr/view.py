@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from rqmr.driver import Observer
 from rqmr.errors import RunLeft
+from rqmr.facts import Event, Facts, Header
 from rqmr.local import Local
-from rqmr.model import Event, Facts, Failure, Header
+from rqmr.model import Failure
 from rqmr.output import Output
 
 

@@ -17,7 +17,8 @@ from harness import JOBS, Workers, wait_until
 import rqmr
 from rqmr.config import Config
 from rqmr.connection import connect
-from rqmr.model import Event, Facts, Header, RunState
+from rqmr.facts import Event, Facts, Header
+from rqmr.model import RunState
 from rqmr.sessions import processes
 from rqmr.state import State
 from rqmr.view import Silent

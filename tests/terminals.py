@@ -20,7 +20,8 @@ from rqmr.access import Where
 from rqmr.config import Config
 from rqmr.connection import connect
 from rqmr.errors import AttemptEnded
-from rqmr.model import End, Facts, RunState
+from rqmr.facts import End, Facts
+from rqmr.model import RunState
 from rqmr.runs import list_runs
 from rqmr.sessions import members, send
 from rqmr.state import State

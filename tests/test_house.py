@@ -13,10 +13,10 @@ from rqmr.scripts import NAMES, source
 PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 
 FLOORS = [
-    ["errors", "model", "config", "keys", "codec"],
+    ["errors", "model", "facts", "config", "keys", "codec"],
     ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "failures", "memory", "scheduler"],
     ["shuffle", "records", "tasks"],
-    ["connection", "scripts", "registry", "facts", "state", "segments", "teller", "heartbeat"],
+    ["connection", "scripts", "registry", "look", "state", "segments", "teller", "heartbeat"],
     ["dispatch", "tick", "worker"],
     ["inline", "driver", "sessions", "sockets", "server", "durable", "supervise", "local", "access"],
     ["meter", "status", "view", "api", "runs", "progress", "commands", "cli", "__main__"],

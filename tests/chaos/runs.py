@@ -19,8 +19,9 @@ from workloads import Workload
 
 from rqmr import registry
 from rqmr.errors import AttemptEnded
+from rqmr.facts import Event
 from rqmr.keys import RunKeys
-from rqmr.model import Event, Phase
+from rqmr.model import Phase
 from rqmr.state import State
 
 _ATTACH_AGAIN_SECONDS = 1.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from rqmr.model import Summary
+from rqmr.facts import Summary
 
 _JOBS = Path(__file__).resolve().parent.parent / "jobs" / "stormy.py"
 #: What doesn't depend on who ran it, when and where to.

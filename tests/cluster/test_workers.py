@@ -21,7 +21,7 @@ from harness import JOBS, ROOT, Workers, wait_until
 import rqmr
 from rqmr.api import Silent
 from rqmr.config import Config
-from rqmr.model import Header
+from rqmr.facts import Header
 
 EXAMPLES = ROOT / "jobs"
 #: Many small tasks, the same in the oracle as in the run.

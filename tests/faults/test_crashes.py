@@ -14,7 +14,7 @@ import pytest
 from bench import CUT, Bench
 from harness import Workers, signal_all, wait_until
 
-from rqmr.model import Facts
+from rqmr.facts import Facts
 
 
 def seed_of_this_run() -> int:

@@ -22,13 +22,12 @@ from msgspec import structs
 from protocol_model import ALIVE, HOLDING, Attempt, Claimed, Model, index_of
 
 from rqmr.errors import AttemptEnded
+from rqmr.facts import End, Memory
 from rqmr.model import (
     AttemptId,
     Claim,
-    End,
     Failure,
     Kind,
-    Memory,
     Outcome,
     Phase,
     Progress,

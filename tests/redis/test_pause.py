@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rqmr.model import Memory, Neighbour, Shortage
+from rqmr.facts import Memory, Neighbour, Shortage
 from rqmr.segments import segments_size
 
 FULL = Memory(used=90 << 20, limit=100 << 20)

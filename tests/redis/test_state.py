@@ -7,7 +7,8 @@ import pytest
 
 from rqmr import keys
 from rqmr.errors import AttemptEnded, MixedKeysError, RefusedError, RqmrError
-from rqmr.model import Failure, Kind, Outcome, Phase, PhaseFacts, Piece, RunState, Settings, Split, TaskId
+from rqmr.facts import PhaseFacts
+from rqmr.model import Failure, Kind, Outcome, Phase, Piece, RunState, Settings, Split, TaskId
 from rqmr.state import State
 
 #: A reader whose own task isn't committed.

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from rqmr.facts import Facts, Memory, Neighbour, PhaseFacts
 from rqmr.memory import memory_in_words, room_for_segments, shortage_failure
-from rqmr.model import Facts, Kind, Memory, Neighbour, Phase, PhaseFacts, RunState
+from rqmr.model import Kind, Phase, RunState
 
 MIB, GIB = 1 << 20, 1 << 30
 STEPS = (Phase(0, Kind.MAP, 40), Phase(0, Kind.REDUCE, 10), Phase(1, Kind.REDUCE, 4))

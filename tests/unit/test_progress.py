@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rqmr.api import Silent
+from rqmr.facts import Event, Facts, Header, Memory, PhaseFacts, RunningAttempt, Shortage
 from rqmr.meter import (
     Meter,
     Pace,
@@ -24,21 +25,7 @@ from rqmr.meter import (
     short_worker,
     subject_title,
 )
-from rqmr.model import (
-    AttemptId,
-    Event,
-    Facts,
-    Header,
-    Kind,
-    Memory,
-    Phase,
-    PhaseFacts,
-    Progress,
-    RunningAttempt,
-    RunState,
-    Shortage,
-    TaskId,
-)
+from rqmr.model import AttemptId, Kind, Phase, Progress, RunState, TaskId
 from rqmr.progress import LiveView, LogView, bar, choose_view, share_out
 
 START = 1_700_000_000_000

@@ -7,21 +7,8 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from rqmr.model import (
-    AttemptId,
-    Facts,
-    Kind,
-    LostAttempt,
-    Memory,
-    Neighbour,
-    Phase,
-    PhaseFacts,
-    Progress,
-    RunningAttempt,
-    RunState,
-    Shortage,
-    TaskId,
-)
+from rqmr.facts import Facts, LostAttempt, Memory, Neighbour, PhaseFacts, RunningAttempt, Shortage
+from rqmr.model import AttemptId, Kind, Phase, Progress, RunState, TaskId
 from rqmr.scheduler import (
     Advance,
     AskAfter,
