@@ -30,7 +30,8 @@ from rqmr.loader import is_loading
 from rqmr.local import Local
 from rqmr.meter import report
 from rqmr.model import Spec
-from rqmr.output import Output, read_records
+from rqmr.output import Output
+from rqmr.parts import read_records
 from rqmr.plan import Plan, default_workers, new_run_id, plan, program
 from rqmr.state import State
 from rqmr.view import Silent, View, Watched
@@ -94,6 +95,11 @@ class Request:
     def is_private(self) -> bool:
         """Whether the Redis is one that starts and ends with this command."""
         return not self.inline and self.where.url is None
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether workers may be on other hosts."""
+        return not self.inline and self.where.url is not None
 
     @property
     def ends_with_driver(self) -> bool:
@@ -292,7 +298,8 @@ def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
         workers=request.local_workers or listening or default_workers(),
         stage_in=output.directory,
         run=run,
-        inputs={} if request.ends_with_driver else marks_of(sources),
+        inputs=marks_of(sources) if request.is_spread or not request.ends_with_driver else {},
+        is_spread=request.is_spread,
         ends_with_driver=request.ends_with_driver,
     )
     description = server.description if server else "this process, inline"

@@ -48,6 +48,9 @@ class Config(Struct, frozen=True, kw_only=True):
     #: Bytes of keys and values that a map task may hold before it spills.
     map_memory: int = 64 << 20
 
+    #: Bytes of input that may wait in Redis at a time, on their way to workers that don't see them.
+    ship_memory: int = 256 << 20
+
     def __post_init__(self) -> None:
         _require(bool(self.queue), "queue", self.queue, "a name")
         _require(self.lease_seconds >= 1, "lease", self.lease_seconds, "at least 1 second")
@@ -64,6 +67,7 @@ class Config(Struct, frozen=True, kw_only=True):
         _require(self.reducers is None or 1 <= self.reducers <= 10_000, "reducers", self.reducers, "1 to 10000")
         _require(self.split_bytes is None or self.split_bytes >= 1, "split size", self.split_bytes, "1 byte or more")
         _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")
+        _require(self.ship_memory >= 4 << 20, "ship memory", self.ship_memory, "4 MiB or more")
         _require(self.format in (None, "tsv", "jsonl"), "format", self.format, "tsv or jsonl")
 
 

@@ -17,6 +17,8 @@ from typing import Protocol, TypeVar
 import redis
 
 from rqmr import registry
+from rqmr.arrivals import Arrivals
+from rqmr.config import Config
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
 from rqmr.errors import OutputError, RunCancelled, RunFailed, RunLeft
@@ -25,6 +27,7 @@ from rqmr.model import Failure, RunState, Spec
 from rqmr.output import Output
 from rqmr.plan import parts_of, skipped_of, summarize
 from rqmr.scheduler import is_complete
+from rqmr.shipper import Shipper
 from rqmr.state import State
 from rqmr.tick import tick
 
@@ -59,10 +62,12 @@ class Driver:
         *,
         is_creator: bool = True,
         is_visitor: bool = False,
+        ship_memory: int = Config().ship_memory,
     ) -> None:
         """`is_creator`: this command has made the run, so a run that ends with its driver ends with this one.
 
-        `is_visitor`: the server is another command's, and ends with that.
+        `is_visitor`: the server is another command's, and ends with that. `ship_memory`: bytes of input that may
+        wait in Redis for workers that don't see it.
         """
         self._client = clone(client, patient=False, seconds=_REPLY_SECONDS)
         self._spec = spec
@@ -76,6 +81,10 @@ class Driver:
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._began = self._touched = self._driven = time.monotonic()
         self._position = "0"  # in the stream of events
+        self._shipper: Shipper | None = None
+        if spec.is_spread:
+            self._shipper = Shipper(self._state, spec, memory=ship_memory, is_planner=is_creator)
+        self._arrivals = Arrivals(self._state, output)
 
     def run(self) -> Summary:
         """Follow the run to its end.
@@ -90,9 +99,10 @@ class Driver:
             RunCancelled: it was cancelled.
         """
         try:
-            while (summary := self._patiently(self._round)) is None:
-                time.sleep(_pause(time.monotonic() - self._began))
-            return summary
+            with self._shipper or contextlib.nullcontext():
+                while (summary := self._patiently(self._round)) is None:
+                    time.sleep(_pause(time.monotonic() - self._began))
+                return summary
         except (redis.RedisError, RunLeft) as error:
             failure = error.failure if isinstance(error, RunLeft) else self._unreachable(error)
             self._leave(failure)
@@ -144,6 +154,8 @@ class Driver:
     def _round(self) -> Summary | None:
         """Look, drive if nobody else does, and collect if all is done; return the summary of a run that is over."""
         drives = self._drives()
+        if self._shipper:
+            self._shipper.drives = drives
         facts = tick(self._state, self._dispatch) if drives else self._look()
         if facts is None or facts.state != RunState.RUNNING:
             return self._ended(facts)
@@ -152,8 +164,16 @@ class Driver:
         self._driven = time.monotonic() if facts.driver else self._driven
         if self._is_only_watching and time.monotonic() - self._driven > self._spec.lease_ms / 500:
             raise RunFailed(self._ownerless)
-        if drives and is_complete(facts):
-            return self._collect(facts)
+        try:
+            if drives:
+                self._arrivals.take(events)
+            if drives and is_complete(facts):
+                return self._collect(facts)
+        except OutputError as error:
+            return self._without_output(error)
+        except OSError as error:
+            problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
+            raise RunLeft(Failure(problem)) from error
         if drives and time.monotonic() - self._touched > self._spec.keep_ms / 4000:
             self._state.touch()
             self._touched = time.monotonic()
@@ -195,27 +215,28 @@ class Driver:
     def _collect(self, facts: Facts) -> Summary | None:
         """Collect the output; None if the run isn't complete any more, since this process has slept meanwhile."""
         phases = self._spec.phases
-        outcomes = [[outcome for _, outcome in self._state.winners(phase).values()] for phase in phases]
-        if any(len(found) < phase.tasks for found, phase in zip(outcomes, phases, strict=True)):
+        winners = [self._state.winners(phase) for phase in phases]
+        if any(len(found) < phase.tasks for found, phase in zip(winners, phases, strict=True)):
             return None
-        try:
-            paths = self._output.collect(parts_of(outcomes[-1]), skipped_of(self._spec, outcomes))
-        except OutputError as error:
-            facts_now = self._state.facts()
-            if facts_now is None or facts_now.state != RunState.RUNNING:
-                return self._ended(facts_now)  # another driver has collected it, and somebody has taken it away
-            failure = Failure(str(error))
-            self._end(RunState.FAILED, failure)
-            raise RunFailed(failure) from error
-        except OSError as error:
-            problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
-            raise RunLeft(Failure(problem)) from error
+        if not self._arrivals.are_complete(winners[-1]):
+            return None
+        outcomes = [[outcome for _, outcome in found.values()] for found in winners]
+        paths = self._output.collect(parts_of(outcomes[-1]), skipped_of(self._spec, outcomes))
         summary = summarize(self._spec, outcomes, paths, (facts.now_ms - facts.started_ms) / 1000)
         end = self._succeed(summary)
         if end and end.state == RunState.CANCELLED:
             self._output.take_back(paths)
             raise RunCancelled(f"run {self._spec.run} was cancelled")
         return end.summary if end and end.summary else summary
+
+    def _without_output(self, error: OutputError) -> Summary:
+        """End a run whose output is gone."""
+        facts_now = self._state.facts()
+        if facts_now is None or facts_now.state != RunState.RUNNING:
+            return self._ended(facts_now)  # another driver has collected it, and somebody has taken it away
+        failure = Failure(str(error))
+        self._end(RunState.FAILED, failure)
+        raise RunFailed(failure) from error
 
     def _succeed(self, summary: Summary) -> End | None:
         """Note that the run succeeded. Its output is whole, so that a Redis that stays away is no failure.
@@ -281,11 +302,11 @@ def end_run(
 
 def _clear_away(of_run: State, last: RunState | None, facts: Facts) -> None:
     dispatch = Dispatch(of_run.client, of_run.spec.queue)
-    dispatch.drop(of_run.tickets())
+    dispatch.drop(of_run.tickets.waiting())
     for lost in facts.lost:  # its work-horse may be stuck in it, beyond hearing that the run is over
         dispatch.stop(lost.ticket)
     if last == RunState.FAILED and not of_run.spec.ends_with_driver:
-        of_run.forget_tickets(of_run.tickets())
+        of_run.tickets.forget(of_run.tickets.waiting())
         of_run.depose()
         of_run.touch()
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from rqmr.model import AttemptId, Failure, Phase, Progress, RunState, TaskId
+from rqmr.model import Ask, AttemptId, Failure, Phase, Progress, RunState, TaskId
 
 
 class RunningAttempt(Struct, frozen=True):
@@ -102,6 +102,8 @@ class Facts(Struct, frozen=True):
     memory: Memory = Memory()
     shortage: Shortage | None = None
     neighbours: tuple[Neighbour, ...] = ()  # known only while memory is short
+    asks: tuple[Ask, ...] = ()  # some of those that nobody has answered for a while
+    shipped: int = 0  # bytes of input
 
     @property
     def is_full(self) -> bool:

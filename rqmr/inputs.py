@@ -15,8 +15,8 @@ from zlib import crc32
 from msgspec import Struct
 
 from rqmr.errors import InputError
+from rqmr.files import compression_of
 from rqmr.model import Piece, Split
-from rqmr.readers import compression_of
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
@@ -161,6 +161,19 @@ _SAMPLE = 4 * _KIB  # of the beginning and the end of a file
 def marks_of(sources: Iterable[Source]) -> dict[bytes, InputMark]:
     """Return how each file is now, by its path."""
     return {source.path: _mark(source.name, source.path, source.size) for source in sources}
+
+
+def path_of(path: bytes) -> Path:
+    """Return the path of a file, from how the file system spells it."""
+    return Path(os.fsdecode(path))
+
+
+def is_as_marked(path: bytes, mark: InputMark) -> bool:
+    """Whether there is such a file here and it is as it was, or has only grown."""
+    try:
+        return _mark(mark.name, path, mark.size) == mark
+    except OSError:
+        return False
 
 
 def check_unchanged(marks: Mapping[bytes, InputMark]) -> None:

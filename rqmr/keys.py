@@ -25,6 +25,9 @@ driver; all keys of a run but its code and its end are unlinked when its result 
     rqmr:{run}:{phase}:totals           hash    records and bytes read by the winners; attempts lost and failed
     rqmr:{run}:{phase}:durations        list    ms that the latest winners took, newest first, at most 100
     rqmr:{run}:s{n}:shuffle:{reducer}   hash    {producer}.{attempt}.{chunk} -> chunk of a segment
+    rqmr:{run}:asks                     zset    an attempt's ask for a range of an input that it doesn't see -> when
+    rqmr:{run}:shipment:{ask}           list    the range; taken out by who asked; EXPIRES
+    rqmr:{run}:parts                    hash    {task}.{attempt}.{chunk} -> chunk of a part whose worker saw no stage
     rqmr:{run}:driver                   string  who drives; EXPIRES WITH THE DRIVER'S LEASE
     rqmr:{run}:events                   stream  what happened, about the last 1,000
 """
@@ -75,12 +78,18 @@ class RunKeys:
         self.standby = f"{self.run}:standby"
         self.tickets = f"{self.run}:tickets"
         self.backups = f"{self.run}:backups"
+        self.asks = f"{self.run}:asks"
+        self.parts = f"{self.run}:parts"
         self.driver = f"{self.run}:driver"
         self.events = f"{self.run}:events"
 
     def lease(self, attempt: AttemptId) -> str:
         """The expiring key of an attempt's lease."""
         return f"{self.lease_prefix}{attempt}"
+
+    def shipment(self, ask: str) -> str:
+        """What answers an ask."""
+        return f"{self.run}:shipment:{ask}"
 
     def winners(self, phase: Phase | TaskId) -> str:
         """The winners of a phase, or of a task's phase."""
@@ -102,7 +111,7 @@ class RunKeys:
         """Every key of the run but the expiring ones of leases, and its end."""
         fixed = [
             self.run, self.splits, self.inputs, self.pending, self.leases, self.attempts, self.tries, self.claims,
-            self.holders, self.standby, self.tickets, self.backups, self.driver, self.events,
+            self.holders, self.standby, self.tickets, self.backups, self.asks, self.parts, self.driver, self.events,
         ]  # fmt: skip
         for phase in phases:
             fixed += [self.winners(phase), self.totals(phase), self.durations(phase)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,9 +12,11 @@ from rqmr import registry
 from rqmr.connection import Client, memory_of
 from rqmr.facts import Facts, LostAttempt, Neighbour, PhaseFacts, RunningAttempt, Shortage
 from rqmr.keys import RunKeys, ranks_of
-from rqmr.model import AttemptId, Failure, Phase, Progress, RecordAt, RunState, Spec, TaskId
+from rqmr.model import Ask, AttemptId, Failure, Phase, Progress, RecordAt, RunState, Spec, TaskId
 
 _OF_A_PHASE = 4  # replies
+#: An ask that is older hasn't found anybody who sees the input; so many of them are read.
+_UNANSWERED_MS, _ASKS = 1_000, 16
 
 
 def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Facts | None:
@@ -29,13 +31,15 @@ def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Fa
     pipe.hkeys(keys.backups)
     pipe.exists(keys.standby)
     pipe.get(keys.driver)
+    pipe.zrange(keys.asks, 0, _ASKS - 1, withscores=True)
+    pipe.hget(keys.run, "shipped")
     for number, phase in enumerate(phases):
         low, high = ranks_of(number)
         pipe.hlen(keys.winners(phase))
         pipe.zcount(keys.pending, low, high - 1)
         pipe.hgetall(keys.totals(phase))
         pipe.lrange(keys.durations(phase), 0, -1)
-    time, of_run, leases, holders, tickets, backups, standby, driver, *rest = pipe.execute()
+    time, of_run, leases, holders, tickets, backups, standby, driver, asks, shipped, *rest = pipe.execute()
     state, current, failure, full, *started = of_run
     if state is None:
         return None
@@ -60,6 +64,8 @@ def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Fa
         lost=_lost(client, keys, {each: holder for each, holder in held.items() if each not in deadlines}),
         has_standby=bool(standby),
         driver=(driver or b"").decode(),
+        asks=tuple(msgspec.msgpack.decode(ask, type=Ask) for ask, at in asks if at < now_ms - _UNANSWERED_MS),
+        shipped=int(shipped or 0),
         memory=memory_of(client),
         shortage=Shortage(*map(int, full.split())) if full else None,
         neighbours=_neighbours(client, spec.run) if full else (),
@@ -109,10 +115,14 @@ def _attempt(attempt: AttemptId, deadline: int, told: dict[bytes, bytes], holder
         deadline_ms=deadline,
         renewed_ms=number(b"renewed"),
         progress=Progress(
-            number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0")), bool(number(b"waits"))
+            number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0")), _waits(told.get(b"waits", b""))
         ),
         ticket=holder.ticket if holder else "",
     )
+
+
+def _waits(told: bytes) -> Literal["", "memory", "input"]:
+    return "memory" if told == b"memory" else "input" if told == b"input" else ""
 
 
 def _lost(client: Client, keys: RunKeys, held: dict[AttemptId, _Holder]) -> tuple[LostAttempt, ...]:

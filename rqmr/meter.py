@@ -259,7 +259,7 @@ def shortage(facts: Facts) -> list[str]:
     """Return what to tell while claims wait for memory; nothing if they don't."""
     if not facts.is_full or facts.state != RunState.RUNNING:
         return []
-    waiting = sum(each.progress.waits for each in facts.running)
+    waiting = sum(each.progress.waits == "memory" for each in facts.running)
     attempts = f"; {waiting} attempt{'' if waiting == 1 else 's'} can't write" if waiting else ""
     return ["waits for memory on the server:", f"  {memory_in_words(facts.memory)}{attempts}"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 #: Raised whenever a worker of another release could misread a run.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class RunState(StrEnum):
@@ -115,6 +115,18 @@ class Split(Struct, frozen=True):
         return sum(piece.size for piece in self.pieces)
 
 
+class Ask(Struct, frozen=True):
+    """What an attempt asks for: a range of an input that its worker doesn't see."""
+
+    id: str  # tells where the shipment is to go
+    path: bytes
+    name: str  # of the input
+    start: int
+    size: int
+    worker: str = ""
+    host: str = ""
+
+
 class Settings(Struct, frozen=True):
     """How the tasks of a run read and write; travels with the run."""
 
@@ -144,6 +156,7 @@ class Spec(Struct, frozen=True):
     stall_ms: int = 0  # an attempt none of whose records ends for so long is stuck; 0: never
     task_ms: int = 0  # longest time for an attempt; 0: any
     skip_bad: int = 0  # bad records that may be left out
+    is_spread: bool = False  # workers may be on hosts that see neither inputs nor stage
     ends_with_driver: bool = False  # its server or its output does, so nobody else can go on with it
     shapes: tuple[str, ...] = ()  # what each step's segments hold
     is_cut: bool = True  # whether map tasks may read parts of files
@@ -196,11 +209,12 @@ class Skipped(RecordAt, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """One part file as its attempt left it in the stage."""
+    """One part file as its attempt left it in the stage, or in Redis."""
 
     file: str
     size: int
     crc: int
+    chunks: int = 0  # it travels in, if its worker didn't see the stage; 0: it is in the stage
 
 
 class Outcome(Struct, frozen=True):
@@ -242,4 +256,4 @@ class Progress(Struct, frozen=True):
     records: int = 0
     size: int = 0  # bytes
     fraction: float = 0.0
-    waits: bool = False  # for memory in Redis, to write a segment
+    waits: Literal["", "memory", "input"] = ""  # for room in Redis to write, or for an input to be shipped

@@ -134,13 +134,15 @@ def plan(
     stage_in: Path,
     run: str | None = None,
     inputs: Mapping[bytes, InputMark] | None = None,
+    is_spread: bool = False,
     ends_with_driver: bool = True,
 ) -> Plan:
     """Cut the inputs and lay out the phases.
 
     `workers` is how many the plan is made for; `stage_in` is the output directory; `ends_with_driver`: nobody can go
-    on with the run without this command. The same arguments give the same plan, and the same plan gives the same
-    output, wherever it runs.
+    on with the run without this command; `is_spread`: workers may be on other hosts.
+
+    The same arguments give the same plan, and the same plan gives the same output, wherever it runs.
 
     Raises:
         InputError: the encoding can't be read by lines.
@@ -174,6 +176,7 @@ def plan(
         stall_ms=int(config.stall_seconds * 1000),
         task_ms=int(config.task_seconds * 1000),
         skip_bad=config.skip_bad,
+        is_spread=is_spread,
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
         is_cut=program.job.reader.splittable,

@@ -11,15 +11,16 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from inspect import isgenerator
 from itertools import chain, count, repeat
-from typing import Any
+from typing import Any, Literal
 
 from rqmr.codec import as_text, shorten
 from rqmr.errors import AttemptEnded, JobError, RecordError
 from rqmr.failures import too_many_bad
+from rqmr.files import UnreadableRecord
 from rqmr.job import Job, Step
 from rqmr.loader import user_traceback
 from rqmr.model import Failure, Progress, RecordAt, Skipped
-from rqmr.readers import Block, UnreadableRecord
+from rqmr.readers import Block
 from rqmr.shuffle import SegmentReader, check_pair
 
 Pair = tuple[Any, Any]
@@ -37,7 +38,7 @@ class Place:
 
     def __init__(self) -> None:
         self.stopped = False
-        self.waits = False  # for memory in Redis: no fault of the code
+        self.waits: Literal["", "memory", "input"] = ""  # for what comes through Redis: no fault of the code
         self.start_over()
 
     def start_over(self) -> None:

@@ -25,14 +25,13 @@ from rqmr.loader import decode_package, pack_again
 from rqmr.local import Local
 from rqmr.model import Failure, Kind, Part, RunState, Spec, TaskId
 from rqmr.output import Output
+from rqmr.parcels import is_there
 from rqmr.plan import Program, default_workers, new_run_id, program_of, refit
 from rqmr.sockets import private_servers
-from rqmr.state import State
+from rqmr.state import NOBODY, State
 from rqmr.status import Status, status_of_end, status_of_facts, status_unknown
 from rqmr.view import View, Watched
 
-#: A task that no run has, so that none of its attempts has won.
-_NOBODY = TaskId(10**6, Kind.REDUCE, 0)
 _NAMED = 8
 #: What a run's id looks like: others could be the names of other keys.
 _RUN_ID = re.compile("[A-Za-z0-9_-]{1,60}-[a-z0-9]{6}")
@@ -321,8 +320,8 @@ def _mended(found: Found, spec: Spec, view: View) -> Program:
 def _reopen_parts_that_are_gone(found: Found, spec: Spec) -> None:
     """Let the last phase's tasks run again whose part files aren't in the stage any more."""
     for attempt, outcome in found.state.winners(spec.phases[-1]).values():
-        if outcome.part and not Path(spec.stage, outcome.part.file).is_file():
-            found.state.reopen(attempt, outcome, _NOBODY)
+        if outcome.part and not is_there(found.state, attempt, outcome.part):
+            found.state.reopen(attempt, outcome, NOBODY)
 
 
 def _why_not_resumed(found: Found, facts: Facts | None, option: str) -> str:

@@ -192,7 +192,7 @@ def _window(facts: Facts, policy: Policy) -> Iterator[Instruction]:
 def _room(facts: Facts, policy: Policy) -> Iterator[Instruction]:
     """Keep from writing more than the server holds: a stock worker exits on a full one."""
     memory, shortage = facts.memory, facts.shortage
-    is_waited_for = any(each.progress.waits for each in facts.running)
+    is_waited_for = any(each.progress.waits == "memory" for each in facts.running)
     if shortage is None:
         if facts.writes_segments and (is_waited_for or memory.share >= policy.pause_share):
             yield Pause(facts.committed, memory)
@@ -210,7 +210,7 @@ def _has_hope(facts: Facts, shortage: Shortage, policy: Policy) -> bool:
     return (
         facts.committed != shortage.committed
         or facts.memory.used < shortage.used - policy.freed_share * facts.memory.limit
-        or any(not each.progress.waits for each in facts.running)
+        or any(each.progress.waits != "memory" for each in facts.running)
         or any((each.is_younger and each.is_attended) if each.is_full else each.is_at_work for each in facts.neighbours)
     )
 

@@ -15,8 +15,8 @@ from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
-    "advance", "back_up", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "issue", "pause", "place",
-    "release", "renew", "reopen", "resume", "tell", "write",
+    "advance", "ask", "back_up", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "issue", "pause",
+    "place", "release", "renew", "reopen", "resume", "ship", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -95,7 +95,7 @@ class Scripts:
             self._call(
                 "renew", keys, str(attempt), str(attempt.task), lease_ms, worker, host, claim.started_ms,
                 progress.records, progress.size, f"{progress.fraction:.4f}",
-                int(progress.waits),
+                progress.waits,
             )
         )  # fmt: skip
 
@@ -137,6 +137,14 @@ class Scripts:
                 len(outcome.skipped), skip_bad, failure,
             )
         )  # fmt: skip
+
+    def ask(self, asks: Sequence[bytes]) -> str:
+        """Return "ASKED" or "ENDED"."""
+        return str(self._call("ask", [self._keys.run, self._keys.asks], *asks))
+
+    def ship(self, ask: bytes, key: str, answer: bytes, *, lasts_ms: int) -> str:
+        """Return "SHIPPED", "ALREADY" or "ENDED"; `key`: of the shipment."""
+        return str(self._call("ship", [self._keys.run, self._keys.asks, key], ask, answer, lasts_ms))
 
     def fail(self, attempt: AttemptId, *, phase: int, max_failed: int, failure: bytes, message: str) -> str:
         """Return "FAILED", "RUN FAILED", "STALE" or "ENDED"."""
@@ -209,7 +217,7 @@ class Scripts:
         """Return "RESUMED", the run's state if it hasn't failed, or "gone"."""
         k = self._keys
         of_phases = [key for phase in phases for key in (k.winners(phase), k.totals(phase))]
-        of_phases += self._shuffles(phases) if fresh else []
+        of_phases += [*self._shuffles(phases), k.parts] if fresh else []
         keys = [k.run, k.pending, k.leases, k.attempts, k.tries, k.holders, k.backups, k.events, *of_phases, k.end]
         described = [word for phase in phases for word in (phase.name, phase.tasks)]
         how = "fresh" if fresh else ""

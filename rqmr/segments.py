@@ -40,7 +40,7 @@ class _Chunk(NamedTuple):
 
 
 class RedisSink:
-    """Writes one attempt's segments. Call `flush` before the commit."""
+    """Writes one attempt's segments or, in the last phase, its part. Call `flush` before the commit."""
 
     def __init__(self, state: State, attempt: AttemptId, place: Place | None = None) -> None:
         """`place`: where the attempt is; it hears of waiting, and ends it when it is told to stop."""
@@ -49,7 +49,7 @@ class RedisSink:
         self._place = place or Place()
         phase = state.spec.phase_of(attempt.task)
         phases = state.spec.phases
-        self._step = phases[phase + 1].step if phase + 1 < len(phases) else -1
+        self._step = phases[phase + 1].step if phase + 1 < len(phases) else None
         self._held: list[_Chunk] = []
         self._size = 0  # bytes held
         self._chunks: dict[int, int] = {}  # partition -> greatest number of a chunk
@@ -61,7 +61,7 @@ class RedisSink:
             AttemptEnded: the run has ended, or the place was told to stop.
         """
         self._chunks[partition] = max(chunk, self._chunks.get(partition, 0))
-        self._held.append(_Chunk(self._state.keys.shuffle(self._step, partition), self._field(chunk), data))
+        self._held.append(_Chunk(self._key(partition), self._field(chunk), data))
         self._size += len(data)
         if self._size > _WINDOW:
             self.flush()
@@ -73,7 +73,7 @@ class RedisSink:
                 is_sent = self._send_some()
             except _Full:
                 is_sent = False
-            self._place.waits = not is_sent
+            self._place.waits = "" if is_sent else "memory"
             if not is_sent:
                 self._rest(_POLL_SECONDS)
 
@@ -82,7 +82,7 @@ class RedisSink:
         pipe = self._state.client.pipeline(transaction=False)
         for partition, last in self._chunks.items():
             fields = [self._field(number) for number in range(last + 1)]
-            pipe.hdel(self._state.keys.shuffle(self._step, partition), *fields)
+            pipe.hdel(self._key(partition), *fields)
         pipe.execute()
         self._held, self._size, self._chunks = [], 0, {}
 
@@ -148,6 +148,10 @@ class RedisSink:
         if self._place.stopped:
             raise AttemptEnded(f"{self._attempt} was told to stop")
         time.sleep(seconds)
+
+    def _key(self, partition: int) -> str:
+        keys = self._state.keys
+        return keys.parts if self._step is None else keys.shuffle(self._step, partition)
 
     def _field(self, chunk: int) -> str:
         return segment_field(self._attempt.task.index, self._attempt.number, chunk)

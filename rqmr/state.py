@@ -5,8 +5,7 @@ Whatever is written can be written again: redis-py repeats a command whose reply
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,11 +20,27 @@ from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
 from rqmr.look import read_facts, read_place
 from rqmr.memory import memory_in_words
-from rqmr.model import PROTOCOL, AttemptId, Claim, Failure, Outcome, Phase, Progress, RunState, Spec, Split, TaskId
+from rqmr.model import (
+    PROTOCOL,
+    AttemptId,
+    Claim,
+    Failure,
+    Kind,
+    Outcome,
+    Phase,
+    Progress,
+    RunState,
+    Spec,
+    Split,
+    TaskId,
+)
 from rqmr.scripts import Death, Scripts
+from rqmr.tickets import Tickets
 
 _pack = msgspec.msgpack.encode
 _BATCH = 1000  # fields or members in one command
+#: A task that no run has, so that none of its attempts has won.
+NOBODY = TaskId(10**6, Kind.REDUCE, 0)
 _NO_INPUTS: Mapping[bytes, InputMark] = {}
 
 
@@ -37,6 +52,7 @@ class State:
         self.run = run
         self.keys = RunKeys(run)
         self.scripts = Scripts(client, self.keys)
+        self.tickets = Tickets(client, run, self.keys, self.scripts)
         self._spec: Spec | None = None
         self._resumed = 0  # how often the run had been when its spec was read
 
@@ -129,6 +145,18 @@ class State:
         """Return how each input file was when the run was planned, by its path."""
         told = self.client.hgetall(self.keys.inputs)
         return {path: msgspec.msgpack.decode(mark, type=InputMark) for path, mark in told.items()}
+
+    def marks(self, paths: Sequence[bytes]) -> dict[bytes, InputMark | None]:
+        """Return how input files were when the run was planned; None for one that isn't known."""
+        told = self.client.hmget(self.keys.inputs, paths)
+        return {
+            path: msgspec.msgpack.decode(mark, type=InputMark) if mark else None
+            for path, mark in zip(paths, told, strict=True)
+        }
+
+    def pending(self, count: int) -> list[str]:
+        """Return the tasks at the front of the line."""
+        return [task.decode() for task in self.client.zrange(self.keys.pending, 0, count - 1)]
 
     def split(self, index: int) -> Split:
         """Return what a map task reads."""
@@ -328,33 +356,10 @@ class State:
         entries = self.client.hgetall(self.keys.winners(phase))
         return dict(sorted((TaskId.parse(task.decode()), _winner(entry)) for task, entry in entries.items()))
 
-    # --- tickets ----------------------------------------------------------------------------------------------
-
-    def new_tickets(self, count: int) -> list[tuple[str, str]]:
-        """Register new tickets; return each with the pending task that it names ("" for none)."""
-        word, *told = self.scripts.issue(count)
-        if word == "ENDED":
-            return []
-        last, *tasks = told
-        numbers = range(last - count + 1, last + 1)
-        return list(zip_longest((self._ticket(number) for number in numbers), tasks[:count], fillvalue=""))
-
-    def tickets(self) -> list[str]:
-        """Return the tickets that are enqueued and not yet taken."""
-        return [self._ticket(number.decode()) for number in self.client.zrange(self.keys.tickets, 0, -1)]
-
-    def forget_tickets(self, tickets: Iterable[str]) -> None:
-        """Strike tickets off: taken, or lost by RQ."""
-        if numbers := [ticket.rpartition("-t")[2] for ticket in tickets]:
-            self.client.zrem(self.keys.tickets, *numbers)
-
-    def keep_tickets(self, tickets: Iterable[str]) -> None:
-        """Let tickets that are still queued count as issued now, so that they aren't looked for again at once."""
-        if numbers := [ticket.rpartition("-t")[2] for ticket in tickets]:
-            self.client.zadd(self.keys.tickets, dict.fromkeys(numbers, _ms(self.client.time())), xx=True)
-
-    def _ticket(self, number: int | str) -> str:
-        return f"{self.run}-t{number}"
+    def winner(self, task: TaskId) -> tuple[AttemptId, Outcome] | None:
+        """Return a task's winner, if it has one."""
+        entry = self.client.hget(self.keys.winners(task), str(task))
+        return _winner(entry) if entry else None
 
     # --- facts ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
-from rqmr.output import PartWriter
+from rqmr.parts import PartFile, PartWriter, StagedFile
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
 from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, check_pair, reduced
@@ -50,7 +50,9 @@ class Task:
         sink: Sink,
         output_name: str,
         care: Care = Care(),  # noqa: B008 - it is frozen
+        open_part: Callable[[], PartFile] | None = None,
     ) -> None:
+        """`open_part`: where the task's part goes; into the stage unless given."""
         self._spec = spec
         self._new_job = new_job
         self._task = task
@@ -58,6 +60,7 @@ class Task:
         self._sink = sink
         self._output_name = output_name
         self._care = care
+        self._open_part = open_part or partial(StagedFile, Path(spec.stage, output_name))
 
     def run(self, source: Split | Segments) -> Outcome:
         """Run the task, and if a record raises that may be left out, run it anew record by record.
@@ -159,7 +162,7 @@ class Task:
 
     def _write_part(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
         try:
-            writer = PartWriter(Path(self._spec.stage), self._output_name, self._spec.settings.format)
+            writer = PartWriter(self._open_part(), self._output_name, self._spec.settings.format)
         except OSError as error:
             # If it went since the run has ended, nobody will hear of this.
             message = f"this worker can't write to {self._spec.stage}: {error.strerror}; is the output directory there?"

@@ -52,7 +52,7 @@ def _act(instruction: Instruction, facts: Facts, state: State, dispatch: Dispatc
         case Advance(phase):
             state.advance(phase)
         case Enqueue(count):
-            dispatch.enqueue(state.run, state.new_tickets(count))
+            dispatch.enqueue(state.run, state.tickets.issue(count))
         case LookFor(tickets):
             _look_for(tickets, state, dispatch)
         case BackUp(attempt, worker):
@@ -87,5 +87,5 @@ def _look_for(tickets: Sequence[str], state: State, dispatch: Dispatch) -> None:
     missing = set(dispatch.missing(tickets))
     for worker, problem in dispatch.refusals(missing):
         state.tell("refused", worker, problem)
-    state.forget_tickets(missing)
-    state.keep_tickets(set(tickets) - missing)
+    state.tickets.forget(missing)
+    state.tickets.keep(set(tickets) - missing)

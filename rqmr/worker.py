@@ -5,19 +5,22 @@ The only module that runs inside other people's worker processes: it imports nei
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Literal
 
 import redis
 from msgspec import structs
 from rq import get_current_job
 
+from rqmr.asks import ShippedFile
 from rqmr.connection import clone
 from rqmr.dispatch import Dispatch
 from rqmr.errors import (
@@ -30,13 +33,17 @@ from rqmr.errors import (
     SegmentLost,
     StoreError,
 )
+from rqmr.files import opener
 from rqmr.heartbeat import Heartbeat
+from rqmr.inputs import path_of
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
-from rqmr.model import Claim, Failure, Kind
+from rqmr.model import AttemptId, Claim, Failure, Kind, Piece, Split
+from rqmr.parcels import TravellingFile
 from rqmr.records import Place
 from rqmr.scheduler import is_complete
 from rqmr.segments import RedisSegments, RedisSink
+from rqmr.sight import Sight
 from rqmr.state import State
 from rqmr.tasks import Care, Task
 from rqmr.teller import Teller
@@ -78,6 +85,8 @@ class _Horse:
         self._state = state
         self._ticket = ticket
         self._worker = worker
+        self._host = socket.gethostname()
+        self._sight = Sight(state)
         self._dispatch = Dispatch(state.client, state.spec.queue)
         # RQ sets this in the process that it forks for a job, and not where jobs run in the worker itself.
         own_process = "RQ_WORKER_ID" in os.environ
@@ -107,8 +116,8 @@ class _Horse:
     def _claim(self, named: str = "") -> Claim | Literal["STAND BY", "NOTHING"]:
         self._sequence += 1
         return self._state.claim(
-            token=self._token, sequence=self._sequence, ticket=self._ticket, named=named, worker=self._worker,
-            host=socket.gethostname(),
+            token=self._token, sequence=self._sequence, ticket=self._ticket, named=self._sight.prefer(named),
+            worker=self._worker, host=self._host,
         )  # fmt: skip
 
     def _stand_by(self) -> bool:
@@ -150,10 +159,12 @@ class _Horse:
         sink = RedisSink(state, attempt, place)
         try:
             source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
-            with self._heartbeat.beating(claim, place), _care(state, claim) as care:
+            opened = self._opener(source, attempt, place) if isinstance(source, Split) else None
+            open_part = None if self._sight.sees_stage() else partial(TravellingFile, sink)
+            with self._heartbeat.beating(claim, place), _care(state, claim) as care, _opening(opened):
                 # A server that lost its last second gives the same number to another attempt.
                 part = f"{attempt}-{secrets.token_hex(3)}"
-                outcome = Task(state.spec, self._job, task, place, sink, part, care).run(source)
+                outcome = Task(state.spec, self._job, task, place, sink, part, care, open_part).run(source)
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))
@@ -173,6 +184,19 @@ class _Horse:
             if state.fail(attempt, self._failure(claim, place, error)) in ("FAILED", "RUN FAILED"):
                 raise
 
+    def _opener(self, split: Split, attempt: AttemptId, place: Place) -> Callable[[Piece], io.BufferedReader] | None:
+        """Return how to open the files of a split, if not all of them are here."""
+        if self._sight.sees(split):
+            return None
+
+        def opened(piece: Piece) -> io.BufferedReader:
+            if self._sight.sees_file(piece.path):
+                return path_of(piece.path).open("rb")
+            shipped = ShippedFile(self._state, attempt, piece, place, worker=self._worker, host=self._host)
+            return io.BufferedReader(shipped)
+
+        return opened
+
     def _job(self) -> Job:
         spec = self._state.spec
         if self._job_class is None:
@@ -187,6 +211,19 @@ class _Horse:
             return structs.replace(error.failure, task=task, worker=self._worker)
         who = self._state.spec.job_class if isinstance(error, RqmrError) else type(error).__name__
         return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, (JobError, MixedKeysError)))
+
+
+@contextmanager
+def _opening(opened: Callable[[Piece], io.BufferedReader] | None) -> Iterator[None]:
+    """Let the readers open files in this way, if one is given."""
+    if opened is None:
+        yield
+        return
+    token = opener.set(opened)
+    try:
+        yield
+    finally:
+        opener.reset(token)
 
 
 @contextmanager

@@ -13,13 +13,16 @@ from rqmr.scripts import NAMES, source
 PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 
 FLOORS = [
-    ["errors", "model", "facts", "config", "keys", "codec"],
-    ["aggregators", "readers", "inputs", "job", "loader", "output", "plan", "failures", "memory", "scheduler"],
-    ["shuffle", "records", "tasks"],
-    ["connection", "scripts", "registry", "look", "state", "segments", "teller", "heartbeat"],
-    ["dispatch", "tick", "worker"],
-    ["inline", "driver", "sessions", "sockets", "server", "durable", "supervise", "local", "access"],
-    ["meter", "status", "view", "api", "runs", "progress", "commands", "cli", "__main__"],
+    floor.split()
+    for floor in (
+        "errors model facts config keys codec",
+        "aggregators files readers inputs job loader parts output plan failures memory scheduler",
+        "shuffle records tasks",
+        "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
+        "dispatch tick worker",
+        "inline shipper arrivals driver sessions sockets server durable supervise local access",
+        "meter status view api runs progress commands cli __main__",
+    )
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 

@@ -8,7 +8,7 @@
 --   KEYS[6]  attempts   KEYS[7]  tries      KEYS[8]  events
 --   ARGV[1]  attempt    ARGV[2]  task       ARGV[3]  lease, ms  ARGV[4]  worker     ARGV[5]  host
 --   ARGV[6]  started ms ARGV[7]  records    ARGV[8]  bytes      ARGV[9]  fraction
---   ARGV[10] 1 if it waits for memory, else 0
+--   ARGV[10] what it waits for, "memory" or "input"; else ""
 --
 --   returns  "RENEWED" | "STALE" (another attempt won) | "ENDED" (the run has, or this attempt has)
 

@@ -3,7 +3,7 @@
 --
 --   KEYS[1]  run        KEYS[2]  pending    KEYS[3]  leases     KEYS[4]  attempts   KEYS[5]  tries
 --   KEYS[6]  holders    KEYS[7]  backups    KEYS[8]  events     KEYS[9] and on: winners and totals of each phase, in turn,
---            the shuffle hashes to remove, and last the end
+--            the shuffle hashes and parts to remove, and last the end
 --   ARGV[1]  the spec to go on with         ARGV[2]  "fresh" to keep no winner, else ""
 --   ARGV[3]  prefix of the lease keys       ARGV[4]  distance of two phases in the pending line
 --   ARGV[5]  name of a phase                ARGV[6]  its tasks, and so on in pairs

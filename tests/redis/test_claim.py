@@ -132,7 +132,7 @@ def test_the_next_claim_of_a_horse_takes_another_task(run):
 
 def test_a_ticket_that_was_enqueued_twice_is_two_horses(run):
     """Two work-horses with one ticket have tokens of their own, and never share an attempt."""
-    [(ticket, task)] = run.state.new_tickets(1)
+    [(ticket, task)] = run.state.tickets.issue(1)
 
     one = run.claim(ticket=ticket, named=task, token=f"{ticket}.aaaa")
     other = run.claim(ticket=ticket, named=task, token=f"{ticket}.bbbb")
@@ -187,11 +187,11 @@ def test_a_worker_passes_its_own_straggler_by(make_run):
 
 def test_a_ticket_is_struck_off_when_its_horse_claims(run):
     """A ticket that has brought a worker is not outstanding any more."""
-    [(first, _), (second, _)] = run.state.new_tickets(2)
+    [(first, _), (second, _)] = run.state.tickets.issue(2)
 
     run.claim(ticket=first)
 
-    assert run.state.tickets() == [second]
+    assert run.state.tickets.waiting() == [second]
 
 
 def test_with_nothing_pending_a_claim_only_strikes_its_ticket_off(make_run):
@@ -200,7 +200,7 @@ def test_with_nothing_pending_a_claim_only_strikes_its_ticket_off(make_run):
     run.claim()
     assert run.ask(token="who stands by") == "STAND BY"
     before = run.dump()
-    [(ticket, _)] = run.state.new_tickets(1)
+    [(ticket, _)] = run.state.tickets.issue(1)
 
     assert run.claim(ticket=ticket) is None
 
@@ -240,7 +240,7 @@ def test_while_memory_is_short_no_task_is_given(run):
 
 def test_a_run_that_has_ended_gives_no_task(run, ending):
     """Whoever comes too late is told so, and brings no key back."""
-    [(ticket, task)] = run.state.new_tickets(1)
+    [(ticket, task)] = run.state.tickets.issue(1)
     run.end(ending)
     before = run.dump()
 

@@ -88,6 +88,8 @@ any_task = st.sampled_from(["", *(f"{phase.name}{index:04}" for phase in PHASES 
 # Attempts by their names, as far as the model says that they may still have a say.
 any_attempt = one_of(lambda machine: [*machine.model.attempts, *machine.names(ALIVE) * 2])
 living_attempt = one_of(lambda machine: machine.names(ALIVE))
+#: One that was told that its work isn't wanted removes what it has written, and never writes again.
+working_attempt = one_of(lambda machine: machine.working())
 leased_attempt = one_of(lambda machine: machine.names(HOLDING))
 
 
@@ -122,6 +124,10 @@ def possible_moves(machine: Machine) -> st.SearchStrategy[tuple[str, dict[str, A
     return st.sampled_from(names).flatmap(
         lambda name: st.tuples(st.just(name), st.fixed_dictionaries(MOVES[name].arguments))
     )
+
+
+def somebody_works_on(machine: Machine) -> bool:
+    return bool(machine.working())
 
 
 def somebody_lives(machine: Machine) -> bool:
@@ -353,16 +359,16 @@ class Machine(RuleBasedStateMachine):
             lambda: self.model.renew(name),
         )
 
-    @move(2, somebody_lives, name=living_attempt, some=partitions)
+    @move(2, somebody_works_on, name=working_attempt, some=partitions)
     def write(self, name: str, some: set[int]) -> None:
         self.write_as(name, some)
 
-    @move(8, somebody_lives, name=living_attempt, some=partitions)
+    @move(8, somebody_works_on, name=working_attempt, some=partitions)
     def write_and_commit(self, name: str, some: set[int]) -> None:
         self.write_as(name, some)
         self.commit_as(name, some)
 
-    @move(2, somebody_lives, name=living_attempt, bad=st.integers(1, 3))
+    @move(2, somebody_works_on, name=working_attempt, bad=st.integers(1, 3))
     def skip_and_commit(self, name: str, bad: int) -> None:
         """It has left out bad records."""
         self.write_as(name, {0})
@@ -427,6 +433,9 @@ class Machine(RuleBasedStateMachine):
         self.reopen_as(winner.name, reader.task)
         self.discard_as(name)
         self.release_as(name)
+
+    def working(self) -> list[str]:
+        return [name for name in self.names(ALIVE) if name not in self.knows_its_end]
 
     def readers(self) -> list[str]:
         return [name for name in self.names(HOLDING) if self.model.phase_of(self.model.attempts[name].task)]
@@ -519,7 +528,7 @@ class Machine(RuleBasedStateMachine):
         def expected() -> list[tuple[str, str]]:
             return [(f"{self.run.spec.run}-t{number}", task) for number, task in self.model.issue(2)]
 
-        self.call(lambda: self.run.state.new_tickets(2), expected, is_new_each_time=True)
+        self.call(lambda: self.run.state.tickets.issue(2), expected, is_new_each_time=True)
 
     @move(3, driver=st.sampled_from(["d0", "d1"]))
     def drive(self, driver: str) -> None:

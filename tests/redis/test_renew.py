@@ -18,10 +18,10 @@ def test_a_lease_begins_anew_with_how_far_the_attempt_is(run):
     assert run.redis.pttl(run.keys.lease(claim.attempt)) > run.spec.lease_ms
 
 
-def test_a_beat_tells_that_the_attempt_waits_for_memory(run):
+def test_a_beat_tells_what_the_attempt_waits_for(run):
     """The scheduler has to know who can't go on."""
     claim = run.claim()
-    for waits in (True, False):
+    for waits in ("memory", "input", ""):
         run.renew(claim, progress=Progress(waits=waits))
         assert [each.progress.waits for each in run.state.facts().running] == [waits]
 

@@ -8,7 +8,7 @@ import pytest
 from rqmr import keys
 from rqmr.errors import AttemptEnded, MixedKeysError, RefusedError, RqmrError
 from rqmr.facts import PhaseFacts
-from rqmr.model import Failure, Kind, Outcome, Phase, Piece, RunState, Settings, Split, TaskId
+from rqmr.model import Ask, Failure, Kind, Outcome, Phase, Piece, RunState, Settings, Split, TaskId
 from rqmr.state import State
 
 #: A reader whose own task isn't committed.
@@ -114,7 +114,7 @@ def test_a_run_of_another_protocol_is_refused_with_what_to_do(run):
     """A worker of another release could misread the run."""
     run.redis.hset(run.keys.run, "spec", msgspec.msgpack.encode({"protocol": 99, "all": "else differs"}))
 
-    with pytest.raises(RqmrError, match=r"wordcount-7k2p9x speaks protocol 99, this worker 1: install the same rqmr"):
+    with pytest.raises(RqmrError, match=r"wordcount-7k2p9x speaks protocol 99, this worker 2: install the same rqmr"):
         _ = State(run.redis, run.spec.run).spec
 
 
@@ -286,10 +286,18 @@ def live(run) -> set[str]:
 
     look()
     run.scripts.drive("driver", lease_ms=10_000)
-    [(ticket, named), *_] = run.state.new_tickets(4)
+    [(ticket, named), *_] = run.state.tickets.issue(4)
     look()
     for phase in run.spec.phases:
         number = run.state.facts().phase
+        asked = msgspec.msgpack.encode(Ask("s0-m0000-a1.1", b"/in", "in", 0, 4))
+        assert run.scripts.ask([asked]) == "ASKED"
+        look()
+        assert run.scripts.ship(asked, run.keys.shipment("1"), b"dtext", lasts_ms=1000) == "SHIPPED"
+        look()
+        run.redis.delete(run.keys.shipment("1"))
+        run.scripts.write({run.keys.parts: {"0.1.0": b"text"}})
+        look()
         failed = run.claim(ticket=ticket, named=named)
         look()
         run.fail(failed)
@@ -326,7 +334,11 @@ def test_a_run_writes_the_keys_that_keys_py_lists_and_no_others(make_run):
 
     leases = {key for key in seen if key.startswith(run.keys.lease_prefix)}
     assert leases
-    assert seen - leases == {*run.keys.all(run.spec.phases), keys.code(run.spec.code), keys.RUNS}
+    assert seen - leases - {run.keys.shipment("1")} == {
+        *run.keys.all(run.spec.phases),
+        keys.code(run.spec.code),
+        keys.RUNS,
+    }
 
 
 @pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.CANCELLED, RunState.FAILED])

@@ -20,9 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rqmr.errors import InputError
+from rqmr.files import UnreadableRecord
 from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut, expand, parse_size, source_of
 from rqmr.model import Piece, Settings, Split
-from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, UnreadableRecord, Whole, check_encoding
+from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole, check_encoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd

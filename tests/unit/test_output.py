@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from rqmr.errors import CarryError, OutputError
 from rqmr.model import Kind, Part, Skipped, TaskId
-from rqmr.output import LOG, SUCCESS, Output, PartWriter, from_json, read_records, spell, to_json, tsv_field
+from rqmr.output import LOG, SUCCESS, Output
+from rqmr.parts import PartWriter, StagedFile, from_json, read_records, spell, to_json, tsv_field
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 #: Text full of what a TSV has to escape, and of what str.splitlines takes for the end of a line.
@@ -55,6 +56,10 @@ keys = words | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.n
 all_keys = keys | st.tuples(keys, keys) | st.tuples(words, st.tuples(st.none(), st.binary(max_size=2))) | st.just(())
 
 
+def writer_in(stage: Path, name: str, form: str) -> PartWriter:
+    return PartWriter(StagedFile(stage / name), name, form)
+
+
 def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
@@ -63,7 +68,7 @@ def written(records: Sequence[tuple[Any, Any]], form: str) -> tuple[bytes, list[
     """Write a part; return its bytes and the records that are read from it."""
     with tempfile.TemporaryDirectory() as directory:
         stage = Path(directory)
-        writer = PartWriter(stage, "part", form)
+        writer = writer_in(stage, "part", form)
         for key, value in records:
             writer.write(key, value)
         part = writer.close()
@@ -189,7 +194,7 @@ class Reading:
 def test_a_value_without_a_spelling_is_told_with_its_key_and_type(form: str, value: Any, tmp_path: Path) -> None:
     """Never its repr, which nothing could read again."""
     culprit = "Opaque" if "Opaque" in repr(value) else type(value).__qualname__
-    writer = PartWriter(tmp_path, "a", form)
+    writer = writer_in(tmp_path, "a", form)
     with pytest.raises(CarryError) as caught:
         writer.write("some key", value)
     writer.discard()
@@ -210,7 +215,7 @@ def test_text_with_a_lone_surrogate_is_told_with_its_key(form: str, tmp_path: Pa
     """It can't be written as UTF-8; a part isn't left half-written either."""
 
     def write() -> None:
-        writer = PartWriter(tmp_path, "a", form)
+        writer = writer_in(tmp_path, "a", form)
         try:
             writer.write("the key", "bad \udc80 text")
             writer.close()
@@ -224,7 +229,7 @@ def test_text_with_a_lone_surrogate_is_told_with_its_key(form: str, tmp_path: Pa
 
 def test_a_number_that_python_will_not_print_is_told_as_an_error_about_its_key(tmp_path: Path) -> None:
     """Python refuses to print integers of more than 4300 digits."""
-    writer = PartWriter(tmp_path, "a", "tsv")
+    writer = writer_in(tmp_path, "a", "tsv")
     with pytest.raises((CarryError, ValueError)):
         writer.write("k", 10**5000)
     writer.discard()
@@ -235,7 +240,7 @@ def test_a_number_that_python_will_not_print_is_told_as_an_error_about_its_key(t
 
 def test_a_part_is_flushed_as_it_grows_and_its_sum_is_that_of_the_file(tmp_path: Path) -> None:
     """Its size and checksum are what collecting trusts."""
-    writer = PartWriter(tmp_path, "a", "tsv")
+    writer = writer_in(tmp_path, "a", "tsv")
     for number in range(100_000):
         writer.write(f"key {number}", "ü")
     assert (tmp_path / "a").stat().st_size > 1 << 20, "not all is held in memory"
@@ -247,21 +252,21 @@ def test_a_part_is_flushed_as_it_grows_and_its_sum_is_that_of_the_file(tmp_path:
 
 def test_an_empty_part_is_a_file(tmp_path: Path) -> None:
     """A reducer without keys has an output: none."""
-    assert PartWriter(tmp_path, "a", "tsv").close() == Part("a", 0, 0)
+    assert writer_in(tmp_path, "a", "tsv").close() == Part("a", 0, 0)
     assert (tmp_path / "a").read_bytes() == b""
 
 
 def test_a_writer_never_creates_the_stage(tmp_path: Path) -> None:
     """A stage that is gone means that the run has ended."""
     with pytest.raises(FileNotFoundError):
-        PartWriter(tmp_path / "gone", "a", "tsv")
+        writer_in(tmp_path / "gone", "a", "tsv")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_discarding_removes_what_was_written(tmp_path: Path) -> None:
     """Also what was flushed already, and a file that somebody removed first."""
     for also_gone in (False, True):
-        writer = PartWriter(tmp_path, "a", "tsv")
+        writer = writer_in(tmp_path, "a", "tsv")
         for _ in range(30_000):
             writer.write("key", "value")
         if also_gone:

@@ -343,7 +343,7 @@ def test_attempts_that_fell_silent_all_at_once_are_told_with_what_becomes_of_the
 
 def test_that_a_run_waits_for_memory_is_told_with_what_is_used_and_who_can_not_write() -> None:
     view, stream, now = live()
-    waiting = msgspec.structs.replace(attempt(0), progress=Progress(5, 5, 0.9, waits=True))
+    waiting = msgspec.structs.replace(attempt(0), progress=Progress(5, 5, 0.9, waits="memory"))
     short = msgspec.structs.replace(
         facts(running=(waiting, attempt(1))), memory=Memory(1800 << 20, 2 << 30), shortage=Shortage(START, 0, 0)
     )

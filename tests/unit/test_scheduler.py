@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 import pytest
@@ -41,7 +42,7 @@ def attempt(
     left_ms: int = 10_000,
     started_ms: int | None = None,
     worker: str | None = None,
-    waits: bool = False,
+    waits: Literal["", "memory", "input"] = "",
 ) -> RunningAttempt:
     """An attempt that began `age_ms` ago and whose lease ends in `left_ms`."""
     return RunningAttempt(
@@ -463,7 +464,7 @@ def test_without_a_limit_claims_never_wait():
 
 def test_claims_wait_when_an_attempt_does_however_much_memory_there_is():
     """What it has to write may be more than is left."""
-    assert about_memory(facts(attempt(0, waits=True), memory=ENOUGH)) == [Pause(9, ENOUGH)]
+    assert about_memory(facts(attempt(0, waits="memory"), memory=ENOUGH)) == [Pause(9, ENOUGH)]
 
 
 def test_tasks_that_write_no_segments_never_wait():
@@ -483,7 +484,7 @@ def test_claims_go_on_below_80_percent(used, goes_on):
 
 def test_claims_do_not_go_on_while_an_attempt_waits():
     """It was there first."""
-    assert GoOn not in map(type, about_memory(facts(attempt(0, waits=True), memory=ENOUGH, shortage=since(5))))
+    assert GoOn not in map(type, about_memory(facts(attempt(0, waits="memory"), memory=ENOUGH, shortage=since(5))))
 
 
 def test_after_fifteen_seconds_in_vain_the_run_is_given_up():
@@ -497,7 +498,7 @@ def test_after_fifteen_seconds_in_vain_the_run_is_given_up():
 
 def test_attempts_that_wait_themselves_are_no_reason_to_hope():
     """They wait for the same memory."""
-    told = facts(attempt(0, waits=True), memory=SHORT, shortage=since(16))
+    told = facts(attempt(0, waits="memory"), memory=SHORT, shortage=since(16))
 
     assert about_memory(told) == [GiveUp(SHORT)]
 
@@ -505,9 +506,9 @@ def test_attempts_that_wait_themselves_are_no_reason_to_hope():
 @pytest.mark.parametrize(
     ("running", "shortage"),
     [
-        ([attempt(0, waits=True), attempt(1)], since(16, committed=8)),
-        ([attempt(0, waits=True)], since(16, committed=7)),
-        ([attempt(0, waits=True)], since(16, used=92)),
+        ([attempt(0, waits="memory"), attempt(1)], since(16, committed=8)),
+        ([attempt(0, waits="memory")], since(16, committed=7)),
+        ([attempt(0, waits="memory")], since(16, used=92)),
     ],
     ids=["another attempt works", "a task was committed", "memory came free"],
 )
@@ -548,7 +549,7 @@ def test_of_runs_that_all_wait_the_youngest_gives_way(neighbour, waits):
 
 def test_nobody_is_backed_up_while_memory_is_short():
     """A second attempt would write as much again."""
-    slow = attempt(0, age_ms=60_000, waits=True)
+    slow = attempt(0, age_ms=60_000, waits="memory")
 
     assert backed_up(facts(slow, median_ms=1000)) == [0]
     assert backed_up(facts(slow, median_ms=1000, shortage=since(1), memory=SHORT)) == []

@@ -1,0 +1,220 @@
+"""Part files: how records are spelled, written and read back."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+from zlib import crc32
+
+import msgspec
+
+from rqmr.codec import shorten
+from rqmr.errors import CarryError
+from rqmr.model import Part
+
+_BUFFER = 256 << 10  # bytes
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def to_json(value: Any) -> str:
+    """Spell a value as compact JSON. What JSON has no word for is an object of one member whose name begins with $.
+
+    ``{"$bytes":"aGk="}`` (base64), ``{"$float":"nan"}`` (nan, inf, -inf), ``{"$decimal":"1.10"}``,
+    ``{"$date":"2026-11-21"}``, ``{"$datetime":…}``, ``{"$time":…}``, and ``{"$dict":[[key,value],…]}`` for a dict
+    with a key that isn't a str or begins with $. Tuples are arrays, dataclasses objects.
+
+    Raises:
+        CarryError: the value's type has no spelling.
+    """
+    return _json(_spelled(value))
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that `to_json` spelled."""
+    return json.loads(text, object_hook=_unspelled)
+
+
+def tsv_field(value: Any) -> str:
+    r"""Spell a key or value for TSV: a str as it is with \\, \t, \n and \r escaped, all else as JSON."""
+    if type(value) is str:
+        return value.translate(_ESCAPES) if _needs_escape(value) else value
+    return str(value) if type(value) is int else to_json(value)
+
+
+def spell(form: str) -> Callable[[Any, Any], str]:
+    """Return the function that spells a record as a line of that format, "tsv" or "jsonl"."""
+    if form == "jsonl":
+        return lambda key, value: f"[{to_json(key)},{to_json(value)}]\n"
+    return lambda key, value: f"{tsv_field(key)}\t{tsv_field(value)}\n"
+
+
+class PartFile(Protocol):
+    """Where one attempt's part is written."""
+
+    def write(self, data: bytes) -> object:
+        """Add to it."""
+
+    def close(self) -> int:
+        """Finish it; return how many chunks it travels in, 0 if it is in the stage."""
+
+    def discard(self) -> None:
+        """Remove what was written."""
+
+
+class StagedFile:
+    """A part in the stage.
+
+    Raises:
+        FileNotFoundError: the stage is gone, so the run has ended. It is never created here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.write = self._file.write
+
+    def close(self) -> int:
+        """Finish it; it doesn't travel."""
+        self._file.close()
+        return 0
+
+    def discard(self) -> None:
+        """Remove it."""
+        self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+
+
+class PartWriter:
+    """Writes one attempt's part."""
+
+    def __init__(self, file: PartFile, name: str, form: str) -> None:
+        self._file = file
+        self._name = name
+        self._spell = spell(form)
+        self._lines: list[bytes] = []
+        self._held = self._size = self._crc = 0
+        self.records = 0
+
+    def write(self, key: Any, value: Any) -> None:
+        """Add one record.
+
+        Raises:
+            CarryError: it has no spelling; names key and type.
+        """
+        try:
+            line = self._spell(key, value).encode()
+        except CarryError as error:
+            raise CarryError(f"key {shorten(key)}: {error}") from None
+        except UnicodeEncodeError as error:
+            text = shorten(error.object[error.start : error.end])
+            raise CarryError(f"key {shorten(key)}: {text} is no text that can be written") from None
+        self.records += 1
+        self._lines.append(line)
+        self._held += len(line)
+        if self._held > _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self._lines)
+        self._file.write(data)
+        self._size += len(data)
+        self._crc = crc32(data, self._crc)
+        self._lines.clear()
+        self._held = 0
+
+    def close(self) -> Part:
+        """Finish the part."""
+        self._flush()
+        chunks = self._file.close()
+        return Part(self._name, self._size, self._crc, chunks)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._file.discard()
+
+
+def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
+    """Yield the records of part files; those of TSV as strings."""
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                text = line.removesuffix("\n")
+                if form == "jsonl":
+                    key, value = from_json(text)
+                    yield _tuples(key), value
+                else:
+                    key, _, value = text.partition("\t")
+                    yield _unescape(key), _unescape(value)
+
+
+def _needs_escape(text: str) -> bool:
+    return "\t" in text or "\n" in text or "\\" in text or "\r" in text
+
+
+def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    plain = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+    pieces = iter(text)
+    return "".join(plain.get(following := next(pieces, ""), following) if piece == "\\" else piece for piece in pieces)
+
+
+def _tuples(key: Any) -> Any:
+    return tuple(_tuples(element) for element in key) if isinstance(key, list) else key
+
+
+def _spelled(value: Any) -> Any:
+    kind = type(value)
+    if value is None or kind in (str, int, bool):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if kind in (list, tuple):
+        return [_spelled(element) for element in value]
+    if kind is dict:
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: _spelled(element) for key, element in value.items()}
+        return {"$dict": [[_spelled(key), _spelled(element)] for key, element in value.items()]}
+    if kind is bytes:
+        return {"$bytes": base64.b64encode(value).decode()}
+    if kind is Decimal:
+        return {"$decimal": str(value)}
+    if kind in (datetime.datetime, datetime.date, datetime.time):
+        return {f"${kind.__name__}": value.isoformat()}
+    try:
+        # Dataclasses and what else the wire carries by annotation; sets sorted, so that they are spelled one way.
+        plain = msgspec.to_builtins(value, builtin_types=_SPELLED_TYPES, order="deterministic")
+    except TypeError:
+        plain = value
+    if type(plain) is kind:
+        raise CarryError(
+            f"the output has no spelling for a value of type {kind.__module__}.{kind.__qualname__} ({shorten(value)}); "
+            f"yield str, int, float, list, dict, or a dataclass of these"
+        )
+    return _spelled(plain)
+
+
+_SPELLED_TYPES = (bytes, Decimal, datetime.datetime, datetime.date, datetime.time)
+_UNSPELL: dict[str, Callable[[Any], Any]] = {
+    "$bytes": base64.b64decode,
+    "$float": float,
+    "$decimal": Decimal,
+    "$date": datetime.date.fromisoformat,
+    "$datetime": datetime.datetime.fromisoformat,
+    "$time": datetime.time.fromisoformat,
+    "$dict": lambda pairs: {_tuples(key): value for key, value in pairs},
+}
+
+
+def _unspelled(value: dict[str, Any]) -> Any:
+    if len(value) == 1:
+        ((name, spelled),) = value.items()
+        if name in _UNSPELL:
+            return _UNSPELL[name](spelled)
+    return value

@@ -1,0 +1,61 @@
+"""What a worker sees of a run's inputs and of its stage: found out by looking, not by comparing the names of hosts."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from rqmr.inputs import is_as_marked
+from rqmr.model import Kind, Split, TaskId
+from rqmr.state import State
+
+#: Tasks from the front of the line among which one is looked for whose input is here.
+_CHOICE = 64
+
+
+class Sight:
+    """What this work-horse sees of one run."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._seen: dict[bytes, bool] = {}
+        self._is_blind = False  # whether there was an input that it doesn't see
+
+    def sees(self, split: Split) -> bool:
+        """Whether all files of a split are here, as they were when the run was planned."""
+        if not self._state.spec.is_spread:
+            return True
+        paths = dict.fromkeys(piece.path for piece in split.pieces)
+        if unknown := [path for path in paths if path not in self._seen]:
+            marks = self._state.marks(unknown)
+            # One without a mark is read by the workers themselves.
+            self._seen |= {path: mark is None or is_as_marked(path, mark) for path, mark in marks.items()}
+        is_seen = all(self._seen[path] for path in paths)
+        self._is_blind = self._is_blind or not is_seen
+        return is_seen
+
+    def sees_file(self, path: bytes) -> bool:
+        """Whether a file of a split that was looked at is here."""
+        return self._seen.get(path, True)
+
+    def sees_stage(self) -> bool:
+        """Whether the stage is here. Its name has the run's, so that another directory can't be taken for it."""
+        return not self._state.spec.is_spread or Path(self._state.spec.stage).is_dir()
+
+    def prefer(self, named: str) -> str:
+        """Return the task to ask for: the one that was named or, if its input isn't here, a pending one whose is.
+
+        Any of those in front of the line, so that work-horses of one host don't all ask for the same.
+        """
+        if not self._state.spec.is_spread:
+            return named
+        if named and not self._is_blind:
+            self._sees_task(named)
+        if not self._is_blind:
+            return named
+        near = [task for task in self._state.pending(_CHOICE) if self._sees_task(task)]
+        return random.choice(near) if near else named
+
+    def _sees_task(self, task: str) -> bool:
+        task_id = TaskId.parse(task)
+        return task_id.kind == Kind.REDUCE or self.sees(self._state.split(task_id.index))
