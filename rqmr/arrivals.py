@@ -51,7 +51,8 @@ class Arrivals:
             for task, (attempt, outcome) in winners.items()
             if outcome.part and not self._output.has(task.index, outcome.part)
         }
-        if absent and not self._output.stage.is_dir() and not self._has_seen_stage:
+        # If some are here, it is this host, and the others were removed.
+        if len(absent) == len(winners) and not self._output.stage.is_dir() and not self._has_seen_stage:
             run = self._state.run
             raise RunLeft(
                 Failure(

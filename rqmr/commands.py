@@ -172,7 +172,10 @@ def _description(told: Status, option: str) -> list[str]:
         lines.append(f"  {attempt.id}  {far}  on {short_worker(attempt.worker, attempt.host)}")
     if told.queue and told.state not in ("failed", "cancelled"):
         lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen on queue '{told.queue}'")
-    if told.state in _ADVICE:
+    if told.waits_for:
+        names = ", ".join(told.waits_for[:_NAMED]) + (" …" if len(told.waits_for) > _NAMED else "")
+        lines.append(f"waits for {names}, which its workers don't see; where it is:  rqmr attach {told.run}{option}")
+    elif told.state in _ADVICE:
         lines.append(_ADVICE[told.state].format(run=told.run) + option)
     if told.summary:
         records = f"{told.summary.records_read:,} records read, {told.summary.records_written:,} written"
@@ -182,6 +185,8 @@ def _description(told: Status, option: str) -> list[str]:
     return lines
 
 
+#: Inputs that are named.
+_NAMED = 4
 _ADVICE = {
     "waiting": "it waits for a worker; if some listen, try:  rqmr attach {run}",
     "stalled": "nobody drives it or works on it; to go on:  rqmr attach {run}",

@@ -134,7 +134,7 @@ class Meter:
     def waits_for(self, facts: Facts, header: Header) -> list[str]:
         """Return in words what the run waits for that doesn't come by itself; nothing if it goes on."""
         silent_ms = self._silence_ms(facts)
-        if told := shortage(facts):
+        if told := shortage(facts) or unanswered(facts, header):
             return told
         if not facts.workers and silent_ms >= ABSENT_MS:
             return absence(header)
@@ -262,6 +262,19 @@ def shortage(facts: Facts) -> list[str]:
     waiting = sum(each.progress.waits == "memory" for each in facts.running)
     attempts = f"; {waiting} attempt{'' if waiting == 1 else 's'} can't write" if waiting else ""
     return ["waits for memory on the server:", f"  {memory_in_words(facts.memory)}{attempts}"]
+
+
+def unanswered(facts: Facts, header: Header) -> list[str]:
+    """Return what to tell while attempts wait for inputs that neither they nor who follows the run see."""
+    if not facts.asks or facts.state != RunState.RUNNING:
+        return []
+    first = facts.asks[0]
+    others = len({ask.path for ask in facts.asks}) - 1
+    more = f" and {others} more" if others else ""
+    return [
+        f"waits for {first.name}{more}, which {short_worker(first.worker, first.host)} and who follows the run don't see",
+        f"  rqmr attach {header.run}, where it is, ships it",
+    ]
 
 
 def choose_events(events: Sequence[Event], now_ms: int, count: int) -> list[Event]:

@@ -41,8 +41,8 @@ class Status(Struct, frozen=True):
 
     run: str
     job: str
-    #: A RunState; of one that runs also "waiting" (for a worker), "stalled" (nobody drives or works) or "uncollected"
-    #: (all its tasks are done); "unknown" of one that another release of rqmr has made.
+    #: A RunState; of one that runs also "waiting" (for a worker, or an input), "stalled" (nobody drives or works) or
+    #: "uncollected" (all its tasks are done); "unknown" of one that another release of rqmr has made.
     state: str
     began_ms: int
     now_ms: int  # or when it ended
@@ -53,11 +53,15 @@ class Status(Struct, frozen=True):
     driver: str = ""
     queue: str = ""
     workers: int = 0  # that listen on it
+    waits_for: tuple[str, ...] = ()  # inputs that no worker that wants them sees, nor anybody who follows the run
+    shipped: int = 0  # bytes of input that went through Redis
     summary: Summary | None = None
     failure: Failure | None = None
 
 
 def _state_of(facts: Facts) -> str:
+    if facts.state == RunState.RUNNING and facts.asks:
+        return "waiting"
     if facts.state != RunState.RUNNING or facts.driver:
         return facts.state
     if is_complete(facts):
@@ -82,6 +86,8 @@ def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> S
         driver=facts.driver,
         queue=spec.queue,
         workers=facts.workers,
+        waits_for=tuple(dict.fromkeys(ask.name for ask in facts.asks)),
+        shipped=facts.shipped,
         failure=facts.failure,
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rqmr import registry
+from rqmr.facts import End
 from rqmr.model import Failure, RunState
 
 LAST = [RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED]
@@ -57,3 +59,28 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(run):
     run.redis.script_flush()
 
     assert run.state.finish(RunState.SUCCEEDED) == RunState.SUCCEEDED
+
+
+def end_of(run, state, seconds=1):
+    return End(run.spec.run, "wordcount", state, "/out", 0, seconds * 1000)
+
+
+def test_how_a_run_ended_is_written_down_once(run):
+    """Whoever collects after another one, or again, doesn't change what was told."""
+    first = end_of(run, RunState.SUCCEEDED)
+    run.state.finish(RunState.SUCCEEDED, end=first)
+
+    run.state.finish(RunState.SUCCEEDED, end=end_of(run, RunState.SUCCEEDED, seconds=9))
+
+    assert registry.read_end(run.redis, run.spec.run) == first
+
+
+def test_who_has_seen_a_run_end_does_not_end_the_life_that_followed(run):
+    """It failed, was seen so, and was resumed: it runs."""
+    run.fail(run.claim(), final=True)
+    assert run.state.resume(run.spec, b"package", fresh=False)
+    before = run.dump()
+
+    assert run.state.finish(RunState.FAILED, end=end_of(run, RunState.FAILED), seen=True) == RunState.RUNNING
+
+    assert run.dump() == before
