@@ -272,7 +272,7 @@ def unanswered(facts: Facts, header: Header) -> list[str]:
     others = len({ask.path for ask in facts.asks}) - 1
     more = f" and {others} more" if others else ""
     return [
-        f"waits for {first.name}{more}, which {short_worker(first.worker, first.host)} and who follows the run don't see",
+        f"waits for {first.name}{more}: {short_worker(first.worker, first.host)} and who follows the run don't see it",
         f"  rqmr attach {header.run}, where it is, ships it",
     ]
 
