@@ -22,6 +22,7 @@ from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole
 if TYPE_CHECKING:
     from rqmr.api import Result, run
     from rqmr.config import Config
+    from rqmr.spool import Text
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "RunFailed",
     "Step",
     "Sum",
+    "Text",
     "Top",
     "Whole",
     "run",
@@ -62,4 +64,8 @@ def __getattr__(name: str) -> Any:
         from rqmr.config import Config
 
         return Config
+    if name == "Text":
+        from rqmr.spool import Text
+
+        return Text
     raise AttributeError(f"module 'rqmr' has no attribute {name!r}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -21,10 +19,10 @@ from rqmr.access import Server, Where, reach
 from rqmr.config import Config
 from rqmr.connection import clone
 from rqmr.driver import Driver
-from rqmr.errors import InputError, JobError, RedisError, RefusedError, RqmrError, RunCancelled, RunFailed, RunLeft
+from rqmr.errors import JobError, RedisError, RefusedError, RqmrError, RunCancelled, RunFailed, RunLeft
 from rqmr.facts import Header, Summary
 from rqmr.inline import run_inline
-from rqmr.inputs import Source, expand, marks_of, source_of
+from rqmr.inputs import expand, marks_of
 from rqmr.job import Job
 from rqmr.loader import is_loading
 from rqmr.local import Local
@@ -33,10 +31,9 @@ from rqmr.model import Spec
 from rqmr.output import Output
 from rqmr.parts import read_records
 from rqmr.plan import Plan, default_workers, new_run_id, plan, program
+from rqmr.spool import Input, Text, is_spooled, spool
 from rqmr.state import State
 from rqmr.view import Silent, View, Watched
-
-STDIN = "-"
 
 
 class Result:
@@ -82,7 +79,7 @@ class Request:
     """What a user asks for: what `run` and the command line have in common."""
 
     job: str | type[Job]
-    inputs: Sequence[str | os.PathLike[str]]
+    inputs: Sequence[Input]
     params: Mapping[str, Any]
     config: Config
     output: str  # a directory; {run} in it stands for the run's id
@@ -118,7 +115,7 @@ class Request:
 
 def run(
     job: str | type[Job],
-    inputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    inputs: Sequence[Input] | Input,
     *,
     output: str | os.PathLike[str] | None = None,
     params: Mapping[str, Any] | None = None,
@@ -131,9 +128,10 @@ def run(
 ) -> Result:
     """Run a job over its inputs, and return its output.
 
-    `job` is a Job subclass, or its name as `rqmr run` takes it. Without `output` the records are kept in a temporary
-    directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private server is
-    started for this run, with one worker for each core; with `durable` it keeps its data in that directory.
+    `job` is a Job subclass, or its name as `rqmr run` takes it; `inputs` are paths, globs, or `Text`. Without `output`
+    the records are kept in a temporary directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL
+    or REDIS_URL a private server is started for this run, with one worker for each core; with `durable` it keeps its
+    data in that directory.
 
     A run with an output on a named Redis or a durable server outlives this call: if it is interrupted or fails, it can
     be attached to or resumed (`rqmr attach RUN`, `rqmr resume RUN`).
@@ -149,7 +147,7 @@ def run(
     try:
         request = Request(
             job=job,
-            inputs=[inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs),
+            inputs=[inputs] if isinstance(inputs, (str, os.PathLike, Text)) else list(inputs),
             params=params or {},
             config=structs.replace(config, format=form),
             output=temporary.name if temporary else os.fspath(output or ""),
@@ -176,7 +174,10 @@ def execute(request: Request, view: View) -> Summary:
             return run_inline(begun.plan, begun.output)
         watched = Watched(view, begun.local, begun.output)
         with _created(begun, request.where):
-            return follow(begun.server, begun.plan.spec, begun.output, watched, request.where)
+            return follow(
+                begun.server, begun.plan.spec, begun.output, watched, request.where,
+                ship_memory=request.config.ship_memory,
+            )  # fmt: skip
 
 
 def submit(request: Request, view: View) -> str:
@@ -202,11 +203,21 @@ def submit(request: Request, view: View) -> str:
 
 
 def follow(
-    server: Server, spec: Spec, output: Output, watched: Watched, where: Where, *, is_creator: bool = True
+    server: Server,
+    spec: Spec,
+    output: Output,
+    watched: Watched,
+    where: Where,
+    *,
+    is_creator: bool = True,
+    ship_memory: int = Config().ship_memory,
 ) -> Summary:
     """Follow a run to its end. Raises as `run`; what ends this command early has a note on how to go on."""
     try:
-        driver = Driver(server.client, spec, output, watched, is_creator=is_creator, is_visitor=server.is_visited)
+        driver = Driver(
+            server.client, spec, output, watched, is_creator=is_creator, is_visitor=server.is_visited,
+            ship_memory=ship_memory,
+        )  # fmt: skip
         return driver.run()
     except RunFailed as error:
         watched.drain()
@@ -282,14 +293,14 @@ def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
             )
         )
     made_program = program(request.job, request.params)
-    named = [each for each in request.inputs if each != STDIN]
+    named = [each for each in request.inputs if not is_spooled(each)]
     sources = expand(named) if named or not request.inputs else []
     run = new_run_id(made_program.short_name)
     output = Output(Path(request.output.replace("{run}", run)), run)
     server = None if request.inline else reach(request.where, local, stack)
     _prepare(output, request, local, stack)
-    if STDIN in request.inputs:
-        sources = _with_stdin(request.inputs, output.stage)
+    if len(named) < len(request.inputs):
+        sources = spool(request.inputs, output.stage)
     listening = server.listening(request.config.queue) if server and not request.is_private else 0
     made = plan(
         made_program,
@@ -348,15 +359,3 @@ def _prepare(output: Output, request: Request, local: Local | None, stack: ExitS
         local.remove_on_death(output.directory if request.temporary else output.stage)
         for path in output.made:
             local.remove_on_death(path, if_empty=True)
-
-
-def _with_stdin(inputs: Sequence[str | os.PathLike[str]], stage: Path) -> list[Source]:
-    """Keep stdin in the stage, so that workers can read it in pieces and again."""
-    if sys.stdin is None:
-        raise InputError("standard input is closed; give files, or pipe something in")
-    spool = stage / "stdin"
-    with spool.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return [
-        source for each in inputs for source in ([source_of(str(spool), STDIN)] if each == STDIN else expand([each]))
-    ]

@@ -26,7 +26,7 @@ from rqmr.state import State
 #: Bytes of one shipment: enough that the way there and back doesn't matter, little enough that many fit into memory.
 RANGE_BYTES = 1 << 20
 #: A line that begins in a piece may end behind it; so much is asked for then.
-_REST_BYTES = 64 << 10
+_REST_BYTES = 16 << 10
 #: Ranges that are asked for before the first of them is needed.
 _AHEAD = 2
 #: Seconds after which it is asked again, and for how long Redis is asked at a time.

@@ -151,6 +151,12 @@ def run(
             "--skip-bad", metavar="N", help="Leave out up to N records that raise, or end their process, twice."
         ),
     ] = 0,
+    ship_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--ship-memory", help="Input that may wait in Redis for workers that don't see it.", show_default="256MiB"
+        ),
+    ] = None,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
@@ -175,7 +181,8 @@ def run(
         task_seconds=task_timeout,
         skip_bad=skip_bad,
         reducers=reducers,
-        split_bytes=_split_bytes(split_size),
+        split_bytes=_bytes("--split-size", split_size),
+        ship_memory=_bytes("--ship-memory", ship_memory) or Config().ship_memory,
         workers=workers,
         format=form,
         encoding=encoding,
@@ -257,11 +264,11 @@ def _lines(paths: list[Path]) -> Generator[str, None, None]:
             yield from (line.removesuffix("\n") for line in part)
 
 
-def _split_bytes(text: str | None) -> int | None:
+def _bytes(option: str, text: str | None) -> int | None:
     try:
         return None if text is None else parse_size(text)
     except ValueError as error:
-        raise RefusedError(f"--split-size: {error}") from None
+        raise RefusedError(f"{option}: {error}") from None
 
 
 def _parameters(given: list[str]) -> dict[str, Any]:

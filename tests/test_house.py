@@ -16,7 +16,7 @@ FLOORS = [
     floor.split()
     for floor in (
         "errors model facts config keys codec",
-        "aggregators files readers inputs job loader parts output plan failures memory scheduler",
+        "aggregators files readers inputs spool job loader parts output plan failures memory scheduler",
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
         "dispatch tick worker",
