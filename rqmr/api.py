@@ -31,7 +31,7 @@ from rqmr.model import Spec
 from rqmr.output import Output
 from rqmr.parts import read_records
 from rqmr.plan import Plan, default_workers, new_run_id, plan, program
-from rqmr.spool import Input, Text, is_spooled, spool
+from rqmr.spool import STDIN, Input, Text, spool
 from rqmr.state import State
 from rqmr.view import Silent, View, Watched
 
@@ -293,7 +293,7 @@ def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
             )
         )
     made_program = program(request.job, request.params)
-    named = [each for each in request.inputs if not is_spooled(each)]
+    named = [each for each in request.inputs if not isinstance(each, Text) and each != STDIN]
     sources = expand(named) if named or not request.inputs else []
     run = new_run_id(made_program.short_name)
     output = Output(Path(request.output.replace("{run}", run)), run)

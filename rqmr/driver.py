@@ -36,6 +36,8 @@ T = TypeVar("T")
 #: How long a Redis that doesn't answer is waited for, if that may help, and how often it is asked.
 _PATIENCE_SECONDS, _VISITORS_SECONDS = 60.0, 2.0
 _POLL_SECONDS = 0.2
+#: How long others have for collecting what this command can't.
+_OTHERS_SECONDS = 10.0
 #: How long one answer may take.
 _REPLY_SECONDS = 3.0
 
@@ -85,6 +87,7 @@ class Driver:
         if spec.is_spread:
             self._shipper = Shipper(self._state, spec, memory=ship_memory, is_planner=is_creator)
         self._arrivals = Arrivals(self._state, output)
+        self._passed_on: tuple[float, RunLeft] | None = None  # when, and why this command can't collect
 
     def run(self) -> Summary:
         """Follow the run to its end.
@@ -164,11 +167,16 @@ class Driver:
         self._driven = time.monotonic() if facts.driver else self._driven
         if self._is_only_watching and time.monotonic() - self._driven > self._spec.lease_ms / 500:
             raise RunFailed(self._ownerless)
+        if self._passed_on and time.monotonic() - self._passed_on[0] > _OTHERS_SECONDS:
+            raise self._passed_on[1]
         try:
             if drives:
                 self._arrivals.take(events)
             if drives and is_complete(facts):
                 return self._collect(facts)
+        except RunLeft as error:  # the stage isn't here; who sees it may be following the run, too
+            self._passed_on = time.monotonic(), error
+            self._state.resign(self._name)
         except OutputError as error:
             return self._without_output(error)
         except OSError as error:
@@ -185,7 +193,7 @@ class Driver:
 
     def _drives(self) -> bool:
         """Take or keep the driver's lease; whether this is the driver now."""
-        if self._is_only_watching:
+        if self._is_only_watching or self._passed_on:
             return False
         return self._state.drive(self._name, lease_ms=self._spec.lease_ms) is not None
 

@@ -16,7 +16,7 @@ from rqmr.model import Ask, AttemptId, Failure, Phase, Progress, RecordAt, RunSt
 
 _OF_A_PHASE = 4  # replies
 #: An ask that is older hasn't found anybody who sees the input; so many of them are read.
-_UNANSWERED_MS, _ASKS = 1_000, 16
+_UNANSWERED_MS, _ASKS = 2_000, 16
 
 
 def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Facts | None:

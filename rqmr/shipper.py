@@ -23,8 +23,8 @@ from rqmr.state import State
 _IDLE_SECONDS, _BUSY_SECONDS = 0.05, 0.002
 #: How long a shipment waits to be taken.
 _LASTS_MS = 60_000
-#: How old an ask has to be before a command answers it that doesn't drive.
-_OTHERS_MS = 1_000
+#: How old an ask has to be before a command answers it that doesn't drive, until it knows that the driver doesn't.
+_OTHERS_MS = 300
 #: Asks that are read in one go.
 _BATCH = 16
 
@@ -45,6 +45,7 @@ class Shipper:
         self._is_planner = is_planner
         self._waiting: OrderedDict[str, int] = OrderedDict()  # shipments that weren't seen to be taken -> bytes
         self._seen: dict[bytes, bool] = {}
+        self._left_to_us: set[bytes] = set()  # inputs that nobody else was quick to ship
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rqmr shipper", daemon=True)
 
@@ -78,11 +79,14 @@ class Shipper:
         is_any = False
         for packed, at in asks:
             ask = msgspec.msgpack.decode(packed, type=Ask)
-            if (self.drives or now_ms - at > _OTHERS_MS) and (answer := self._answer_to(ask)) is not None:
+            is_overdue = now_ms - at > _OTHERS_MS
+            is_due = self.drives or is_overdue or ask.path in self._left_to_us
+            if is_due and (answer := self._answer_to(ask)) is not None:
                 self._wait_for_room(len(answer))
                 if self._closed.is_set():
                     return True
-                self._ship(ask, packed, answer)
+                if self._ship(ask, packed, answer) and is_overdue:
+                    self._left_to_us.add(ask.path)
                 is_any = True
         return is_any
 
@@ -121,7 +125,10 @@ class Shipper:
             if not taken:
                 self._closed.wait(_IDLE_SECONDS)
 
-    def _ship(self, ask: Ask, packed: bytes, answer: bytes) -> None:
+    def _ship(self, ask: Ask, packed: bytes, answer: bytes) -> bool:
+        """Answer an ask; whether nobody else had."""
         key = self._state.keys.shipment(ask.id)
-        if self._state.scripts.ship(packed, key, answer, lasts_ms=_LASTS_MS) == "SHIPPED":
-            self._waiting[key] = len(answer)
+        if self._state.scripts.ship(packed, key, answer, lasts_ms=_LASTS_MS) != "SHIPPED":
+            return False
+        self._waiting[key] = len(answer)
+        return True

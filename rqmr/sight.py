@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from rqmr.inputs import is_as_marked
 from rqmr.model import Kind, Split, TaskId
 from rqmr.state import State
 
-#: Tasks from the front of the line among which one is looked for whose input is here.
-_CHOICE = 64
+#: Tasks from the front of the line, and as many from behind, among which one is looked for whose input is here.
+_CHOICE = 32
 
 
 class Sight:
@@ -19,6 +20,7 @@ class Sight:
     def __init__(self, state: State) -> None:
         self._state = state
         self._seen: dict[bytes, bool] = {}
+        self._near_tasks: dict[str, bool] = {}
         self._is_blind = False  # whether there was an input that it doesn't see
 
     def sees(self, split: Split) -> bool:
@@ -45,17 +47,25 @@ class Sight:
     def prefer(self, named: str) -> str:
         """Return the task to ask for: the one that was named or, if its input isn't here, a pending one whose is.
 
-        Any of those in front of the line, so that work-horses of one host don't all ask for the same.
+        Any of them, so that the work-horses of one host don't all ask for the same; from the front of the line and from
+        anywhere in it, since the tasks of one file stand side by side.
         """
         if not self._state.spec.is_spread:
             return named
         if named and not self._is_blind:
-            self._sees_task(named)
+            self._near([named])
         if not self._is_blind:
             return named
-        near = [task for task in self._state.pending(_CHOICE) if self._sees_task(task)]
+        length = self._state.client.zcard(self._state.keys.pending)
+        behind = range(min(_CHOICE, length), length)
+        ranks = [*range(_CHOICE), *random.sample(behind, min(_CHOICE, len(behind)))]
+        near = self._near(self._state.pending(ranks))
         return random.choice(near) if near else named
 
-    def _sees_task(self, task: str) -> bool:
-        task_id = TaskId.parse(task)
-        return task_id.kind == Kind.REDUCE or self.sees(self._state.split(task_id.index))
+    def _near(self, tasks: Sequence[str]) -> list[str]:
+        """Return those of the tasks whose inputs are here."""
+        maps = {task: TaskId.parse(task).index for task in tasks if TaskId.parse(task).kind == Kind.MAP}
+        unknown = [task for task in maps if task not in self._near_tasks]
+        splits = self._state.splits([maps[task] for task in unknown])
+        self._near_tasks |= {task: self.sees(splits[maps[task]]) for task in unknown}
+        return [task for task in tasks if self._near_tasks.get(task, True)]

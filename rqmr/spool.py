@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from rqmr.codec import shorten
 from rqmr.errors import InputError
@@ -26,11 +25,6 @@ class Text:
 
 
 Input = str | os.PathLike[str] | Text
-
-
-def is_spooled(given: Input) -> TypeGuard[Text | str]:
-    """Whether an input can be read only once."""
-    return isinstance(given, Text) or given == STDIN
 
 
 def spool(inputs: Sequence[Input], stage: Path) -> list[Source]:

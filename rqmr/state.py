@@ -5,7 +5,7 @@ Whatever is written can be written again: redis-py repeats a command whose reply
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -154,16 +154,24 @@ class State:
             for path, mark in zip(paths, told, strict=True)
         }
 
-    def pending(self, count: int) -> list[str]:
-        """Return the tasks at the front of the line."""
-        return [task.decode() for task in self.client.zrange(self.keys.pending, 0, count - 1)]
+    def pending(self, ranks: Iterable[int]) -> list[str]:
+        """Return the tasks at these places in the line; none for a place behind its end."""
+        pipe = self.client.pipeline(transaction=False)
+        for rank in ranks:
+            pipe.zrange(self.keys.pending, rank, rank)
+        return [task.decode() for tasks in pipe.execute() for task in tasks]
 
     def split(self, index: int) -> Split:
         """Return what a map task reads."""
-        data = self.client.hget(self.keys.splits, index)
-        if data is None:
-            raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
-        return msgspec.msgpack.decode(data, type=Split)
+        return self.splits([index])[index]
+
+    def splits(self, indexes: Sequence[int]) -> dict[int, Split]:
+        """Return what some map tasks read."""
+        told = dict(zip(indexes, self.client.hmget(self.keys.splits, indexes) if indexes else [], strict=True))
+        for index, data in told.items():
+            if data is None:
+                raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
+        return {index: msgspec.msgpack.decode(data, type=Split) for index, data in told.items()}
 
     def finish(
         self, state: RunState, failure: Failure | None = None, end: End | None = None, *, seen: bool = False

@@ -127,6 +127,8 @@ class Host:
         end_sessions({process.pid for process in self.processes})
         for process in self.processes:
             process.wait()
+            for pipe in filter(None, (process.stdout, process.stderr)):
+                pipe.close()
 
 
 class Network:
