@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Iterable, Sequence
 
-from rq import Queue
+from rq import Queue, Worker
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RQJob
@@ -111,6 +111,11 @@ class Dispatch:
     def is_wanted(self) -> bool:
         """Whether RQ jobs, of whomever, wait in the queue."""
         return bool(self._client.llen(self._queue.key))
+
+
+def is_told_to_stop(client: Client, worker: str) -> bool:
+    """Whether an RQ worker has heard a signal that tells it to stop after its RQ job."""
+    return bool(client.hexists(f"{Worker.redis_worker_namespace_prefix}{worker}", "shutdown_requested_date"))
 
 
 def _death(told: str) -> str:

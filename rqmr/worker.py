@@ -22,7 +22,7 @@ from rq import get_current_job
 
 from rqmr.asks import ShippedFile
 from rqmr.connection import clone
-from rqmr.dispatch import Dispatch
+from rqmr.dispatch import Dispatch, is_told_to_stop
 from rqmr.errors import (
     AttemptEnded,
     JobError,
@@ -34,7 +34,7 @@ from rqmr.errors import (
     StoreError,
 )
 from rqmr.files import opener
-from rqmr.heartbeat import Heartbeat
+from rqmr.heartbeat import Heartbeat, give_back
 from rqmr.inputs import path_of
 from rqmr.job import Job
 from rqmr.loader import decode_package, load, unload
@@ -90,7 +90,7 @@ class _Horse:
         self._dispatch = Dispatch(state.client, state.spec.queue)
         # RQ sets this in the process that it forks for a job, and not where jobs run in the worker itself.
         own_process = "RQ_WORKER_ID" in os.environ
-        self._heartbeat = Heartbeat(state, worker=worker, own_process=own_process)
+        self._heartbeat = Heartbeat(state, worker=worker, own_process=own_process, is_told_to_stop=is_told_to_stop)
         # A ticket that was enqueued twice by a repeated command is two horses, and they are told apart.
         self._token = f"{ticket}.{secrets.token_hex(4)}"
         self._sequence = 0
@@ -106,7 +106,7 @@ class _Horse:
             while isinstance(claim, Claim) or (claim == "STAND BY" and self._stand_by()):
                 if isinstance(claim, Claim):
                     self._attempt(claim)
-                if time.monotonic() > end:
+                if self._heartbeat.leaves or time.monotonic() > end:
                     break
                 claim = self._claim()
         finally:
@@ -150,6 +150,7 @@ class _Horse:
 
         committed           it has won
         not wanted          another attempt won, the run has ended, or a phase was opened again: released
+        worker leaves       it was told to stop: released
         segment lost        the tasks that wrote what is missing are reopened; this one is released
         Redis failed        nobody is charged: the lease runs out, and the task is another's
         anything else       the job's fault: charged, and raised for RQ to show
@@ -170,7 +171,10 @@ class _Horse:
                     state.advance(state.spec.phase_of(task))
         except (AttemptEnded, PhaseReopened):
             sink.discard()
-            state.release(attempt)
+            if self._heartbeat.leaves:
+                give_back(state, attempt, self._worker)
+            else:
+                state.release(attempt)
         except SegmentLost as lost:
             assert isinstance(source, RedisSegments)
             sink.discard()
