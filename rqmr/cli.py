@@ -151,6 +151,9 @@ def run(
             "--skip-bad", metavar="N", help="Leave out up to N records that raise, or end their process, twice."
         ),
     ] = 0,
+    priority: Annotated[
+        str, typer.Option("--priority", help="high, normal or low: the share of workers that other runs want, too.")
+    ] = "normal",
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
@@ -174,6 +177,7 @@ def run(
         stall_seconds=stall,
         task_seconds=task_timeout,
         skip_bad=skip_bad,
+        priority=priority,
         reducers=reducers,
         split_bytes=_split_bytes(split_size),
         workers=workers,

@@ -160,7 +160,8 @@ def _row(told: Status) -> tuple[str, ...]:
 def _description(told: Status, option: str) -> list[str]:
     from rqmr.meter import clock, report, short_worker
 
-    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}"]
+    priority = "" if told.priority == "normal" else f", {told.priority} priority"
+    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}{priority}"]
     lines += [f"server    {told.server}", f"output    {_short(told.output)}"]
     for each in told.phases:
         counts = [f"{each.committed}/{each.tasks} committed", f"{each.running} running", f"{each.pending} pending"]

@@ -24,6 +24,7 @@ _FAILURE_TTL = 24 * 3600
 #: Seconds that a ticket may wait in the queue.
 _TTL = 24 * 3600
 _BATCH = 500
+_NEXT = 200  # RQ jobs that are looked at for whose they are
 _OVER = (None, b"finished", b"failed", b"stopped", b"canceled")
 
 
@@ -88,6 +89,13 @@ class Dispatch:
     def _failed(self, tickets: Iterable[str]) -> list[RQJob]:
         found = RQJob.fetch_many(list(tickets), connection=self._client)
         return [rq_job for rq_job in found if rq_job and rq_job.is_failed]
+
+    def runs(self) -> set[str]:
+        """Return whose tickets are the next in the queue, as far as one can tell by their names."""
+        names = (
+            name.decode(errors="replace").rpartition("-t") for name in self._client.lrange(self._queue.key, 0, _NEXT)
+        )
+        return {run for run, _, number in names if run and number.isdigit()}
 
     def stop(self, ticket: str) -> None:
         """Have the worker that runs a ticket kill its work-horse, if it still does."""

@@ -32,7 +32,7 @@ class Watch:
         self.claim = claim
         self.place = place
         self._spec = spec
-        self._began = self._moved = time.monotonic()
+        self.began = self._moved = time.monotonic()
         self._seen = Progress()
 
     def problem(self, progress: Progress) -> str:
@@ -42,7 +42,7 @@ class Watch:
             self._seen, self._moved = progress, now
         if self._spec.stall_ms and (now - self._moved) * 1000 > self._spec.stall_ms:
             return f"stuck: no record has ended for {self._spec.stall_ms / 1000:g} s (--stall)"
-        if self._spec.task_ms and (now - self._began) * 1000 > self._spec.task_ms:
+        if self._spec.task_ms and (now - self.began) * 1000 > self._spec.task_ms:
             return f"the attempt takes longer than {self._spec.task_ms / 1000:g} s (--task-timeout)"
         return ""
 
@@ -72,6 +72,7 @@ class Heartbeat:
         self._every = min(_BEAT_SECONDS, state.spec.lease_ms / 3000)
         self._watch: Watch | None = None
         self.leaves = False
+        self._busy = self._charged = 0.0  # seconds
         self._is_told_to_stop = is_told_to_stop
         self._main_thread = threading.get_ident()  # the one that runs the attempts
         if own_process:
@@ -87,12 +88,14 @@ class Heartbeat:
         try:
             yield
         finally:
-            self._watch = None
+            self._busy, self._watch = self._busy_for(), None
 
     def close(self) -> None:
         """Stop beating."""
         self._closed.set()
         self._thread.join()
+        with suppress(redis.RedisError):
+            self._charge_run()
         self._client.close()
 
     def _hear_sigterm(self) -> None:
@@ -121,9 +124,10 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._closed.wait(self._every):
             try:
-                self.leaves = self.leaves or self._is_told_to_stop(self._client, self._worker)
                 watch = self._watch
                 wanted = watch is None or self._beat(watch)
+                self.leaves = self.leaves or self._is_told_to_stop(self._client, self._worker)
+                self._charge_run()
             except redis.RedisError:
                 continue  # the next beat may get through; if none does, the lease runs out, as it should
             if watch and (self.leaves or not wanted) and self._watch is watch:
@@ -137,6 +141,18 @@ class Heartbeat:
             self._charge(watch, problem)
             return False
         return self._state.renew(watch.claim, worker=self._worker, host=self._host, progress=progress)
+
+    def _busy_for(self) -> float:
+        """Return how many seconds the horse has been at the run's tasks."""
+        watch = self._watch
+        return self._busy + (time.monotonic() - watch.began if watch else 0.0)
+
+    def _charge_run(self) -> None:
+        """Let the run pay for the time of its worker: other runs may want as much."""
+        spec, since = self._state.spec, max(0.0, self._busy_for() - self._charged)
+        if cost := spec.cost_of(since):
+            self._charged += since
+            self._state.scripts.charge(cost)
 
     def _charge(self, watch: Watch, problem: str) -> None:
         """Let the attempt fail: it is the code that doesn't come back, not the machine."""

@@ -53,6 +53,7 @@ class Status(Struct, frozen=True):
     driver: str = ""
     queue: str = ""
     workers: int = 0  # that listen on it
+    priority: str = "normal"
     summary: Summary | None = None
     failure: Failure | None = None
 
@@ -82,6 +83,7 @@ def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> S
         driver=facts.driver,
         queue=spec.queue,
         workers=facts.workers,
+        priority=spec.priority,
         failure=facts.failure,
     )
 
