@@ -157,6 +157,9 @@ def run(
             "--ship-memory", help="Input that may wait in Redis for workers that don't see it.", show_default="256MiB"
         ),
     ] = None,
+    priority: Annotated[
+        str, typer.Option("--priority", help="high, normal or low: the share of workers that other runs want, too.")
+    ] = "normal",
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
@@ -180,6 +183,7 @@ def run(
         stall_seconds=stall,
         task_seconds=task_timeout,
         skip_bad=skip_bad,
+        priority=priority,
         reducers=reducers,
         split_bytes=_bytes("--split-size", split_size),
         ship_memory=_bytes("--ship-memory", ship_memory) or Config().ship_memory,

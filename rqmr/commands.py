@@ -1,4 +1,4 @@
-"""The commands for runs that exist: ps, status, attach, resume, cancel, rm. They parse, print, and nothing else."""
+"""The commands for runs that exist (ps, status, attach …) and for workers. They parse, print, and nothing else."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     for command in (ps, status, attach, resume, cancel):
         app.command()(command)
     app.command(name="rm")(remove)
+    app.command()(worker)
 
 
 def ps(redis_url: _Url = None, durable: _Durable = None, as_json: _Json = False) -> None:
@@ -112,6 +113,52 @@ def remove(run: _Run, redis_url: _Url = None, durable: _Durable = None) -> None:
     typer.echo(f"{run} removed", err=True)
 
 
+def worker(
+    workers: Annotated[
+        int | None, typer.Option("-n", "--workers", min=1, help="How many.", show_default="one a core")
+    ] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", help="RQ queue, or several, the first ones first.", show_default="rqmr"),
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option("--redis-url", help="Redis to work for, else RQMR_REDIS_URL or REDIS_URL.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory", metavar="SIZE", help="Kill a work-horse that has more, such as 2GiB.", show_default="any"
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what RQ logs, too.")] = False,
+) -> None:
+    """Be some RQ workers, with rqmr imported once; those that end are started again. Ctrl-C ends them."""
+    import time
+
+    from rqmr.access import reach
+    from rqmr.crew import Crew
+    from rqmr.errors import RefusedError
+    from rqmr.inputs import parse_size
+    from rqmr.plan import default_workers
+
+    where = _where(redis_url, None)
+    if where.url is None:
+        raise RefusedError("which Redis? name it: --redis-url redis://host:6379/0, or RQMR_REDIS_URL")
+    try:
+        limit = parse_size(max_memory) if max_memory else 0
+    except ValueError as error:
+        raise RefusedError(f"--max-memory: {error}") from None
+    with contextlib.ExitStack() as stack:
+        server = reach(where, None, stack)
+        for warning in server.warnings:
+            typer.echo(f"rqmr: warning: {warning}", err=True)
+
+        def say(line: str) -> None:
+            typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+        Crew(server, queue or ["rqmr"], workers or default_workers(), max_memory=limit, verbose=verbose, say=say).run()
+
+
 def tell(summary: Summary, *, to_stdout: bool = False) -> None:
     """Print a run that succeeded: its counters, and one line in numbers."""
     for group, counters in summary.counters.items():
@@ -160,7 +207,8 @@ def _row(told: Status) -> tuple[str, ...]:
 def _description(told: Status, option: str) -> list[str]:
     from rqmr.meter import clock, report, short_worker
 
-    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}"]
+    priority = "" if told.priority == "normal" else f", {told.priority} priority"
+    lines = [f"{told.run}  {told.state}, {clock(told.now_ms - told.began_ms)}{priority}"]
     lines += [f"server    {told.server}", f"output    {_short(told.output)}"]
     for each in told.phases:
         counts = [f"{each.committed}/{each.tasks} committed", f"{each.running} running", f"{each.pending} pending"]

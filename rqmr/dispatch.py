@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Iterable, Sequence
 
-from rq import Queue
+from rq import Queue, Worker
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RQJob
@@ -24,6 +24,7 @@ _FAILURE_TTL = 24 * 3600
 #: Seconds that a ticket may wait in the queue.
 _TTL = 24 * 3600
 _BATCH = 500
+_NEXT = 200  # RQ jobs that are looked at for whose they are
 _OVER = (None, b"finished", b"failed", b"stopped", b"canceled")
 
 
@@ -89,6 +90,13 @@ class Dispatch:
         found = RQJob.fetch_many(list(tickets), connection=self._client)
         return [rq_job for rq_job in found if rq_job and rq_job.is_failed]
 
+    def runs(self) -> set[str]:
+        """Return whose tickets are the next in the queue, as far as one can tell by their names."""
+        names = (
+            name.decode(errors="replace").rpartition("-t") for name in self._client.lrange(self._queue.key, 0, _NEXT)
+        )
+        return {run for run, _, number in names if run and number.isdigit()}
+
     def stop(self, ticket: str) -> None:
         """Have the worker that runs a ticket kill its work-horse, if it still does."""
         with contextlib.suppress(InvalidJobOperation, NoSuchJobError):
@@ -111,6 +119,11 @@ class Dispatch:
     def is_wanted(self) -> bool:
         """Whether RQ jobs, of whomever, wait in the queue."""
         return bool(self._client.llen(self._queue.key))
+
+
+def is_told_to_stop(client: Client, worker: str) -> bool:
+    """Whether an RQ worker has heard a signal that tells it to stop after its RQ job."""
+    return bool(client.hexists(f"{Worker.redis_worker_namespace_prefix}{worker}", "shutdown_requested_date"))
 
 
 def _death(told: str) -> str:

@@ -22,7 +22,7 @@ SILENT_MS = 3_000  # before we say that those who are listed do nothing
 RECENT_MS = 20_000  # an important event keeps its place against newer commits
 NAME_WIDTH = 16
 #: Events that a user wants to see, even when many others come after them.
-IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived", "paused", "refused"})
+IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived", "paused", "refused", "released"})
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------

@@ -162,6 +162,7 @@ class Spec(Struct, frozen=True):
     is_cut: bool = True  # whether map tasks may read parts of files
     input_bytes: int = 0
     plan: str = ""  # one line
+    priority: str = "normal"  # high, normal or low
     protocol: int = PROTOCOL
 
     @property
@@ -173,6 +174,10 @@ class Spec(Struct, frozen=True):
         """All tasks of a phase."""
         phase = self.phases[phase_number]
         return [TaskId(phase.step, phase.kind, index) for index in range(phase.tasks)]
+
+    def cost_of(self, seconds: float) -> int:
+        """Return what a worker's time costs the run: ms, weighted so that a high priority gets four times as much."""
+        return round(seconds * 1000 * {"high": 1, "normal": 4, "low": 16}[self.priority])
 
     def phase_of(self, task: TaskId) -> int:
         """The number of the task's phase."""

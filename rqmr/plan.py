@@ -177,6 +177,7 @@ def plan(
         task_ms=int(config.task_seconds * 1000),
         skip_bad=config.skip_bad,
         is_spread=is_spread,
+        priority=config.priority,
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
         is_cut=program.job.reader.splittable,

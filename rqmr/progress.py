@@ -39,7 +39,7 @@ MOST_WORKERS, MOST_WIDTH = 12, 100
 
 EVENT_STYLES = {
     "failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green",
-    "went on": "green", "refused": "red", "resumed": "green",
+    "went on": "green", "refused": "red", "resumed": "green", "released": "cyan",
 }  # fmt: skip
 
 

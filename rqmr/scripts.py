@@ -15,8 +15,8 @@ from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
 NAMES = (
-    "advance", "ask", "back_up", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "issue", "pause",
-    "place", "release", "renew", "reopen", "resume", "ship", "tell", "write",
+    "advance", "ask", "back_up", "charge", "claim", "commit", "drive", "drop", "expire", "fail", "finish", "give_way",
+    "issue", "pause", "place", "release", "renew", "reopen", "resume", "ship", "tell", "write",
 )  # fmt: skip
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
@@ -86,6 +86,15 @@ class Scripts:
         """Return ["ISSUED", last number, pending task, …] or ["ENDED"]."""
         k = self._keys
         return list(self._call("issue", [k.run, k.tickets, k.pending], count))
+
+    def charge(self, cost: int) -> str:
+        """Return "CHARGED" or "ENDED"."""
+        return str(self._call("charge", [self._keys.run], cost))
+
+    def give_way(self, others: Sequence[RunKeys], worker: str, behind: int) -> str:
+        """Return "GIVE WAY", "GO ON" or "ENDED"; `behind`: the most that a run may be."""
+        of_others = [key for k in others for key in (k.run, k.pending, k.backups)]
+        return str(self._call("give_way", [self._keys.run, *of_others], worker, behind))
 
     def renew(self, claim: Claim, *, worker: str, host: str, lease_ms: int, progress: Progress) -> str:
         """Return "RENEWED", "STALE" or "ENDED"."""

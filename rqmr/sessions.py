@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when *parent*, which has one thread, ends in whatever way. Linux only."""
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when *parent*, which has one thread, ends somehow. Linux only."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
     if os.getppid() != parent:  # it ended before the kernel knew
         os._exit(1)
 

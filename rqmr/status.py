@@ -55,6 +55,7 @@ class Status(Struct, frozen=True):
     workers: int = 0  # that listen on it
     waits_for: tuple[str, ...] = ()  # inputs that no worker that wants them sees, nor anybody who follows the run
     shipped: int = 0  # bytes of input that went through Redis
+    priority: str = "normal"
     summary: Summary | None = None
     failure: Failure | None = None
 
@@ -88,6 +89,7 @@ def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> S
         workers=facts.workers,
         waits_for=tuple(dict.fromkeys(ask.name for ask in facts.asks)),
         shipped=facts.shipped,
+        priority=spec.priority,
         failure=facts.failure,
     )
 

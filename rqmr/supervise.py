@@ -25,6 +25,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,13 @@ class Slot:
         self._delay = FIRST_DELAY_SECONDS
         self._filled_at = self.due = time.monotonic()  # `due`: when an empty slot is filled again
 
-    def fill(self, order: Order) -> str:
-        """Start a worker here; return the path of its log."""
+    def fill(self, start: Callable[[str], int]) -> None:
+        """Start a worker here; `start` takes its name, and returns its pid."""
         self._generation += 1
         if self._generation > 1:  # RQ refuses the name of a worker that was killed
             self.name = f"{self._label}-{self._generation}"
-        log = f"{order.directory}/{self.name}.log"
-        self.pid = fork_worker(order, self.name, log)
+        self.pid = start(self.name)
         self._filled_at = time.monotonic()
-        return log
 
     def reap(self) -> int | None:
         """The exit status, negative for a signal, of a worker that has ended; None while it runs."""
@@ -206,9 +205,12 @@ class Supervisor:
             self._bury_the_dead()
             for slot in self._slots:
                 if not slot.pid and time.monotonic() >= slot.due:
-                    log = slot.fill(self._order)
-                    self._parent.tell(worker=slot.name, pid=slot.pid, log=log)
+                    slot.fill(lambda name: fork_worker(self._order, name, self._log_of(name)))
+                    self._parent.tell(worker=slot.name, pid=slot.pid, log=self._log_of(slot.name))
             self._parent.listen(TICK_SECONDS)
+
+    def _log_of(self, name: str) -> str:
+        return f"{self._order.directory}/{name}.log"
 
     def _bury_the_dead(self) -> None:
         for slot in self._slots:

@@ -22,7 +22,7 @@ from rq import get_current_job
 
 from rqmr.asks import ShippedFile
 from rqmr.connection import clone
-from rqmr.dispatch import Dispatch
+from rqmr.dispatch import Dispatch, is_told_to_stop
 from rqmr.errors import (
     AttemptEnded,
     JobError,
@@ -34,9 +34,10 @@ from rqmr.errors import (
     StoreError,
 )
 from rqmr.files import opener
-from rqmr.heartbeat import Heartbeat
+from rqmr.heartbeat import Heartbeat, give_back
 from rqmr.inputs import path_of
 from rqmr.job import Job
+from rqmr.keys import RunKeys
 from rqmr.loader import decode_package, load, unload
 from rqmr.model import AttemptId, Claim, Failure, Kind, Piece, Split
 from rqmr.parcels import TravellingFile
@@ -54,6 +55,8 @@ _TURN_SECONDS = 3.0
 #: How long a horse that stands by does so at least, though others' RQ jobs wait: two runs' horses would else take turns
 #: as fast as RQ can fork.
 _LEAST_STAND_SECONDS = 0.2
+#: How far a run may fall behind the others, in seconds of normal priority: they wait for it when it comes back.
+_BEHIND_SECONDS = 20.0
 #: Seconds between two looks of a horse that stands by.
 _POLL_SECONDS = 0.2
 
@@ -67,8 +70,11 @@ def run_ticket(run: str, ticket: str, task: str) -> None:
     rq_job = get_current_job()
     assert rq_job is not None, "run_ticket is called by an RQ worker"
     client = clone(rq_job.connection, patient=True)
+    worker = rq_job.worker_name or ticket
     try:
-        _Horse(State(client, run), ticket, worker=rq_job.worker_name or ticket).work(task)
+        state = State(client, run)
+        if not _gives_way(state, ticket, worker):
+            _Horse(state, ticket, worker=worker).work(task)
     except AttemptEnded:
         pass  # the run has ended, so the ticket has come too late
     finally:
@@ -76,6 +82,21 @@ def run_ticket(run: str, ticket: str, task: str) -> None:
         client.close()
         sys.stdout.flush()  # RQ ends a work-horse with os._exit
         sys.stderr.flush()
+
+
+def _gives_way(state: State, ticket: str, worker: str) -> bool:
+    """Let another run have its turn, if it waits and has had less of the workers; return whether it does.
+
+    The ticket is replaced by one behind those that wait.
+    """
+    dispatch = Dispatch(state.client, state.spec.queue)
+    others = [RunKeys(run) for run in sorted(dispatch.runs() - {state.run})]
+    behind = structs.replace(state.spec, priority="normal").cost_of(_BEHIND_SECONDS)
+    if not others or state.scripts.give_way(others, worker, behind) != "GIVE WAY":
+        return False
+    state.tickets.forget([ticket])
+    dispatch.enqueue(state.run, state.tickets.issue(1))
+    return True
 
 
 class _Horse:
@@ -90,7 +111,7 @@ class _Horse:
         self._dispatch = Dispatch(state.client, state.spec.queue)
         # RQ sets this in the process that it forks for a job, and not where jobs run in the worker itself.
         own_process = "RQ_WORKER_ID" in os.environ
-        self._heartbeat = Heartbeat(state, worker=worker, own_process=own_process)
+        self._heartbeat = Heartbeat(state, worker=worker, own_process=own_process, is_told_to_stop=is_told_to_stop)
         # A ticket that was enqueued twice by a repeated command is two horses, and they are told apart.
         self._token = f"{ticket}.{secrets.token_hex(4)}"
         self._sequence = 0
@@ -106,7 +127,7 @@ class _Horse:
             while isinstance(claim, Claim) or (claim == "STAND BY" and self._stand_by()):
                 if isinstance(claim, Claim):
                     self._attempt(claim)
-                if time.monotonic() > end:
+                if self._heartbeat.leaves or time.monotonic() > end:
                     break
                 claim = self._claim()
         finally:
@@ -150,6 +171,7 @@ class _Horse:
 
         committed           it has won
         not wanted          another attempt won, the run has ended, or a phase was opened again: released
+        worker leaves       it was told to stop: released
         segment lost        the tasks that wrote what is missing are reopened; this one is released
         Redis failed        nobody is charged: the lease runs out, and the task is another's
         anything else       the job's fault: charged, and raised for RQ to show
@@ -170,7 +192,10 @@ class _Horse:
                     state.advance(state.spec.phase_of(task))
         except (AttemptEnded, PhaseReopened):
             sink.discard()
-            state.release(attempt)
+            if self._heartbeat.leaves:
+                give_back(state, attempt, self._worker)
+            else:
+                state.release(attempt)
         except SegmentLost as lost:
             assert isinstance(source, RedisSegments)
             sink.discard()

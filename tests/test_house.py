@@ -19,8 +19,8 @@ FLOORS = [
         "aggregators files readers inputs spool job loader parts output plan failures memory scheduler",
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
-        "dispatch tick worker",
-        "inline shipper arrivals driver sessions sockets server durable supervise local access",
+        "dispatch tick worker preload",
+        "inline shipper arrivals driver sessions sockets server durable supervise local access crew",
         "meter status view api runs progress commands cli __main__",
     )
 ]

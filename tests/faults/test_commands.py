@@ -211,7 +211,7 @@ def test_ps_and_status_tell_of_runs_in_every_state(desk: Desk, workers: Workers)
     assert desk.do("ps").stderr == "no runs\n"
     done, succeeded = desk.begin("slow", output="first")
     done.ends(0)
-    _, running = desk.begin("slow", "--detach", output="second", gate="gate")
+    _, running = desk.begin("slow", "--detach", "--priority", "low", output="second", gate="gate")
     desk.wait_for_marks("waiting")
     _, waiting = desk.begin("slow", "--detach", "--queue", "nobody", output="third")
 
@@ -226,6 +226,7 @@ def test_ps_and_status_tell_of_runs_in_every_state(desk: Desk, workers: Workers)
     told = desk.do("status", running).stdout
     assert not [line for line in told.splitlines() if len(line) > 80 and not line.startswith("server")]
     assert "output    second\n" in told
+    assert ", low priority\n" in told
     assert "2/5 committed, 1 running" in told
     assert "s0-m0002-a1" in told
     assert "5 records read, 9 written in 2 parts\n" in desk.do("status", succeeded).stdout

@@ -21,7 +21,7 @@ class Crash(Job):
     marks: str = ""  # a directory
     at: str = "crash"
     times: int = 0
-    how: str = "exit"  # exit, kill, segfault, stop, hold, grip, hang; error, quit, interrupt, odd
+    how: str = "exit"  # exit, kill, segfault, stop, hold, grip, hang, hoard; error, quit, interrupt, odd
     where: str = "map"  # or reduce
     gate: str = ""  # a word: who meets it waits until there is a file "open"
 
@@ -71,6 +71,10 @@ class Crash(Job):
 
     def grip(self) -> None:
         ctypes.PyDLL(None).usleep(60_000_000)
+
+    def hoard(self) -> None:
+        self.held = [bytearray(1 << 20) for _ in range(300)]  # MiB
+        self.hang()
 
     def hang(self) -> None:
         time.sleep(60)
