@@ -82,7 +82,7 @@ def _statuses_on(server: Server) -> Iterator[Status]:
         for run, at in registry.runs(server.client):
             try:
                 status = (found := _look(server, run)) and found.status()
-            except RqmrError:  # another release's
+            except RqmrError:  # another release's, damaged, or not signed
                 status = status_unknown(run, at, server.description)
             if status:
                 yield status
@@ -309,7 +309,7 @@ def _follow(found: Found, where: Where, view: View, stack: ExitStack) -> Summary
 
 def _mended(found: Found, spec: Spec, view: View) -> Program:
     """Return the run's program, with its code as it is now if it can be found here."""
-    package = decode_package(found.state.package())
+    package = decode_package(found.state.package(), spec.code)
     again = pack_again(package)
     if again is None:
         path = package.modules[package.entry].path

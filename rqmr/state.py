@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import redis
 
-from rqmr import keys, registry
+from rqmr import keys, registry, sealed
 from rqmr.connection import Client, memory_of
 from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
 from rqmr.facts import End, Event, Facts, Memory
@@ -21,7 +21,6 @@ from rqmr.keys import RunKeys
 from rqmr.look import read_facts, read_place
 from rqmr.memory import memory_in_words
 from rqmr.model import (
-    PROTOCOL,
     AttemptId,
     Claim,
     Failure,
@@ -76,7 +75,7 @@ class State:
         tasks = spec.tasks(0)
         for start in range(0, len(splits), _BATCH):
             some = tasks[start : start + _BATCH]
-            pipe.hset(k.splits, mapping={task.index: _pack(splits[task.index]) for task in some})
+            pipe.hset(k.splits, mapping={t.index: sealed.seal_split(self.run, t.index, splits[t.index]) for t in some})
             pipe.zadd(k.pending, {str(task): keys.rank(0, task.index) for task in some})
             pipe.pexpire(k.splits, spec.keep_ms)
             pipe.pexpire(k.pending, spec.keep_ms)
@@ -86,7 +85,7 @@ class State:
             pipe.pexpire(k.inputs, spec.keep_ms)
         registry.register(pipe, spec.run, now)
         fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
-        pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": _pack(spec)})
+        pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": sealed.seal_spec(spec)})
         pipe.pexpire(k.run, spec.keep_ms)
         self.adopt(spec)
         try:
@@ -115,18 +114,13 @@ class State:
 
         Raises:
             AttemptEnded: there is no such run (any more).
-            RqmrError: another release of rqmr created it.
+            RqmrError: as `open_spec`.
         """
         if self._spec is None:
             data, resumed = self.client.hmget(self.keys.run, "spec", "resumed")
             if data is None:
                 raise AttemptEnded(f"there is no run {self.run} (any more)")
-            if (protocol := msgspec.msgpack.decode(data).get("protocol")) != PROTOCOL:
-                raise RqmrError(
-                    f"run {self.run} speaks protocol {protocol}, this worker {PROTOCOL}: "
-                    f"install the same rqmr on driver and workers, and restart the workers"
-                )
-            self._spec = msgspec.msgpack.decode(data, type=Spec)
+            self._spec = sealed.open_spec(self.run, data)
             self._resumed = int(resumed or 0)
         return self._spec
 
@@ -159,11 +153,11 @@ class State:
         return [task.decode() for task in self.client.zrange(self.keys.pending, 0, count - 1)]
 
     def split(self, index: int) -> Split:
-        """Return what a map task reads."""
+        """Return what a map task reads. Raises as `open_split`, and AttemptEnded if there is none (any more)."""
         data = self.client.hget(self.keys.splits, index)
         if data is None:
             raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
-        return msgspec.msgpack.decode(data, type=Split)
+        return sealed.open_split(self.run, index, data)
 
     def finish(
         self, state: RunState, failure: Failure | None = None, end: End | None = None, *, seen: bool = False
@@ -178,7 +172,7 @@ class State:
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
         self._begin(pipe)
-        word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
+        word = self.scripts.resume(sealed.seal_spec(spec), spec.phases, fresh=fresh)
         self.adopt(spec)
         self._resumed = int(self.client.hget(self.keys.run, "resumed") or 0)
         return word == "RESUMED"

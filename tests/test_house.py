@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 FLOORS = [
     floor.split()
     for floor in (
-        "errors model facts config keys codec",
+        "errors damage signing model sealed facts config keys codec",
         "aggregators files readers inputs job loader parts output plan failures memory scheduler",
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
