@@ -20,7 +20,7 @@ def reading(what: str) -> Iterator[None]:
     """Raise DamagedError, naming `what`, for whatever the block can't read."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise DamagedError(
             f"{what} in Redis can't be what rqmr wrote: {_shortened(f'{type(error).__name__}: {error}')}"
         ) from error

@@ -13,6 +13,7 @@ import redis
 from msgspec import structs
 
 from rqmr.connection import clone
+from rqmr.errors import DamagedError
 from rqmr.loader import user_stack
 from rqmr.model import Claim, Progress, Spec
 from rqmr.records import Place
@@ -95,7 +96,7 @@ class Heartbeat:
                     wanted = False
                 else:
                     wanted = self._state.renew(watch.claim, worker=self._worker, host=self._host, progress=progress)
-            except redis.RedisError:
+            except (redis.RedisError, DamagedError):
                 continue  # the next beat may get through; if none does, the lease runs out, as it should
             if not wanted and self._watch is watch:
                 watch.place.stopped = True
