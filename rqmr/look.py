@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,11 +15,13 @@ from rqmr.damage import as_words, unpacked, whole
 from rqmr.errors import DamagedError
 from rqmr.facts import Event, Facts, LostAttempt, Neighbour, PhaseFacts, RunningAttempt, Shortage
 from rqmr.keys import RunKeys, ranks_of
-from rqmr.model import Ask, AttemptId, Failure, Outcome, Phase, Progress, RecordAt, RunState, Spec, TaskId
+from rqmr.model import Ask, AttemptId, Failure, Outcome, Part, Phase, Progress, RecordAt, RunState, Spec, TaskId
 
 _OF_A_PHASE = 4  # replies
 #: An ask that is older hasn't found anybody who sees the input; so many of them are read.
 _UNANSWERED_MS, _ASKS = 1_000, 16
+#: Of one part: more than any server holds.
+_MOST_CHUNKS = 1 << 20
 _LATEST_MS = 1 << 42  # in the year 2109: later times can't be shown everywhere
 
 
@@ -117,9 +120,17 @@ def read_winner(phase: Phase, name: str, entry: bytes) -> tuple[TaskId, tuple[At
     if attempt.task != task or task not in phase or task.index >= phase.tasks:
         raise ValueError(f"{attempt} has won {task}")
     outcome = msgspec.msgpack.decode(packed, type=Outcome)
+    if outcome.part and not _can_be(outcome.part):
+        raise ValueError(f"{outcome.part!r} is no part")
     for amount in (outcome.records, outcome.size, outcome.written):
         whole(amount)
     return task, (attempt, outcome)
+
+
+def _can_be(part: Part) -> bool:
+    """Whether a part may be brought in and collected: its file is written and moved, and may not lie elsewhere."""
+    is_name = re.fullmatch(r"\w[\w.-]*", part.file, re.ASCII) is not None
+    return is_name and part.size >= 0 and 0 <= part.chunks <= _MOST_CHUNKS
 
 
 def read_event(at: bytes, fields: Mapping[bytes, bytes]) -> Event:

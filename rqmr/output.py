@@ -90,12 +90,12 @@ class Output:
         """Move the winners' parts to their names, list what they skipped, and write _SUCCESS last. Can be repeated.
 
         Raises:
-            OutputError: a part is neither in the stage nor in its place, or has a name that none has.
+            OutputError: a part is neither in the stage nor in its place.
         """
         self._put_away(self._outdated(len(parts)))
         paths = [self._path_of(index) for index in range(len(parts))]
         for part, path in zip(parts, paths, strict=True):
-            source = self._staged(part)
+            source = self.stage / part.file
             self._collected.append(path)
             try:
                 source.replace(path)
@@ -123,12 +123,6 @@ class Output:
                 if _is_same(path := self._path_of(index), part):
                     path.unlink()
                     (self.directory / SKIPPED).unlink(missing_ok=True)
-
-    def _staged(self, part: Part) -> Path:
-        # It comes from Redis; what it names will be moved, and has to be in the stage.
-        if not re.fullmatch(r"\w[\w.-]*", part.file, re.ASCII):
-            raise OutputError(f"{part.file!r:.200} is no name of a part: what Redis holds of this run is damaged")
-        return self.stage / part.file
 
     def _path_of(self, index: int) -> Path:
         return self.directory / f"part-{index:05d}"

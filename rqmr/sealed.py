@@ -1,4 +1,7 @@
-"""A run's spec and splits as they are stored: packed, signed if there is a secret, and checked when they are read."""
+"""What steers a run's processes, as it is stored: packed, signed if there is a secret, and checked when it is read.
+
+The spec, the splits, and how the inputs were (which a command ships to workers that don't see them).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from msgspec import Struct
 from rqmr import signing
 from rqmr.damage import reading, unpacked
 from rqmr.errors import RqmrError
+from rqmr.inputs import InputMark
 from rqmr.model import PROTOCOL, Spec, Split
 
 #: Far more than a plan makes of anything; each has keys that are named one by one.
@@ -69,3 +73,18 @@ def open_split(run: str, index: int, stored: bytes) -> Split:
         DamagedError: it is none.
     """
     return unpacked(signing.verified("split", run, str(index), stored), Split, f"split {index} of run {run}")
+
+
+def seal_mark(run: str, path: bytes, mark: InputMark) -> bytes:
+    """Return how a run's input was as it is stored."""
+    return signing.sign("input", run, path.hex(), msgspec.msgpack.encode(mark))
+
+
+def open_mark(run: str, path: bytes, stored: bytes) -> InputMark:
+    """Return how a run's input was.
+
+    Raises:
+        SignatureError: this process has a secret, and the mark isn't signed with it.
+        DamagedError: it is none.
+    """
+    return unpacked(signing.verified("input", run, path.hex(), stored), InputMark, f"how an input of run {run} was")

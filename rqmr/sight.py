@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from rqmr.errors import DamagedError, SignatureError
 from rqmr.inputs import is_as_marked
 from rqmr.model import Kind, Split, TaskId
 from rqmr.state import State
@@ -57,5 +58,8 @@ class Sight:
         return random.choice(near) if near else named
 
     def _sees_task(self, task: str) -> bool:
-        task_id = TaskId.parse(task)
-        return task_id.kind == Kind.REDUCE or self.sees(self._state.split(task_id.index))
+        try:
+            task_id = TaskId.parse(task)
+            return task_id.kind == Kind.REDUCE or self.sees(self._state.split(task_id.index))
+        except (ValueError, DamagedError, SignatureError):
+            return True  # its attempt will fail of it, and say so

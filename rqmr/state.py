@@ -14,7 +14,6 @@ import redis
 
 from rqmr import keys, registry, sealed
 from rqmr.connection import Client, memory_of, reading_keys
-from rqmr.damage import unpacked
 from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
 from rqmr.facts import End, Event, Facts, Memory
 from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
@@ -83,7 +82,10 @@ class State:
             pipe.pexpire(k.pending, spec.keep_ms)
         marks = list(inputs.items())
         for start in range(0, len(marks), _BATCH):
-            pipe.hset(k.inputs, mapping={path: _pack(mark) for path, mark in marks[start : start + _BATCH]})
+            pipe.hset(
+                k.inputs,
+                mapping={path: sealed.seal_mark(self.run, path, mark) for path, mark in marks[start : start + _BATCH]},
+            )
             pipe.pexpire(k.inputs, spec.keep_ms)
         registry.register(pipe, spec.run, now)
         fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
@@ -144,15 +146,16 @@ class State:
         """Return how each input file was when the run was planned, by its path."""
         with reading_keys(f"the inputs of run {self.run}"):
             told = self.client.hgetall(self.keys.inputs)
-        what = f"how an input of run {self.run} was"
-        return {path: unpacked(mark, InputMark, what) for path, mark in told.items()}
+        return {path: sealed.open_mark(self.run, path, mark) for path, mark in told.items()}
 
     def marks(self, paths: Sequence[bytes]) -> dict[bytes, InputMark | None]:
         """Return how input files were when the run was planned; None for one that isn't known."""
-        what = f"how an input of run {self.run} was"
-        with reading_keys(what):
+        with reading_keys(f"the inputs of run {self.run}"):
             told = self.client.hmget(self.keys.inputs, paths)
-        return {path: unpacked(mark, InputMark, what) if mark else None for path, mark in zip(paths, told, strict=True)}
+        return {
+            path: sealed.open_mark(self.run, path, mark) if mark else None
+            for path, mark in zip(paths, told, strict=True)
+        }
 
     def pending(self, count: int) -> list[str]:
         """Return the tasks at the front of the line."""

@@ -19,22 +19,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rqmr import keys, registry
+from rqmr import keys, registry, signing
 from rqmr.access import Where
 from rqmr.codec import Chunk, ChunkCodec, seal
 from rqmr.driver import Driver, end_run
-from rqmr.errors import DamagedError, JobError, RqmrError, RunFailed, SegmentLost
+from rqmr.errors import DamagedError, JobError, RqmrError, RunFailed, SegmentLost, SignatureError
 from rqmr.facts import End, Header
+from rqmr.inputs import marks_of, source_of
 from rqmr.job import Step
 from rqmr.keys import RunKeys
 from rqmr.loader import Package, decode_package, hash_of
-from rqmr.model import Claim, Kind, Outcome, Part, Progress, RunState, Spec, Split, TaskId, bitmap
+from rqmr.model import Ask, Claim, Kind, Outcome, Part, Progress, RunState, Spec, Split, TaskId, bitmap
 from rqmr.output import Output
 from rqmr.progress import LiveView, LogView
 from rqmr.runs import list_runs, remove, status_of
 from rqmr.scheduler import decide, policy_of
 from rqmr.sealed import open_spec, open_split, seal_spec, seal_split
 from rqmr.segments import RedisSegments
+from rqmr.shipper import Shipper
 from rqmr.shuffle import SegmentReader
 from rqmr.state import State
 from rqmr.status import status_of_facts
@@ -224,7 +226,9 @@ def busy_run(make_run: Any) -> tuple[Any, Claim]:
     winner, claim, lost = run.claim("w1"), run.claim("w2"), run.claim("w3")
     assert run.commit(winner, run.write(winner, 0, 1))[0] == "COMMITTED"
     run.lose(lost)
-    run.state.new_tickets(2)
+    run.state.tickets.issue(2)
+    ask = Ask("a.1", b"/in/0.txt", "0.txt", 0, 100, "w1", "somewhere")
+    run.scripts.ask([msgspec.msgpack.encode(ask)])
     run.state.drive("somebody", lease_ms=10_000)
     return run, claim
 
@@ -336,15 +340,18 @@ def test_how_a_run_ended_is_told_as_unknown_if_it_cannot_be_read(redis: Any, red
 
 
 @pytest.mark.parametrize("name", ["../private", "/etc/passwd", "", ".", "..", "a/b", "a\0b", "-rf\n", ".hidden"])
-def test_a_part_that_is_not_in_the_stage_is_not_collected(name: str, make_run: Any, redis: Any, tmp_path: Path) -> None:
-    """Collecting moves a file: what Redis says is its name may not lead elsewhere."""
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_a_part_that_is_not_in_the_stage_is_neither_collected_nor_brought_in(
+    name: str, chunks: int, make_run: Any, redis: Any, tmp_path: Path
+) -> None:
+    """Collecting moves and writes files: what Redis says is their name may not lead elsewhere."""
     out = tmp_path / "out"
     run = make_run(maps=1, reducers=0, stage=str(out / ".rqmr-wordcount-7k2p9x"))
     output = Output(out, run.spec.run)
     output.prepare(overwrite=False)
     (out / "private").write_text("mine")
-    run.commit(run.claim(), Outcome(1, 1, 1, {}, part=Part(name, 4, 0)))
-    with pytest.raises(RunFailed, match="is no name of a part"):
+    run.commit(run.claim(), Outcome(1, 1, 1, {}, part=Part(name, 4, 0, chunks)))
+    with pytest.raises(RunFailed, match="is no part"):
         Driver(redis, run.spec, output, Silent()).run()
     assert (out / "private").read_text() == "mine"
     assert not (out / "part-00000").exists()
@@ -373,3 +380,58 @@ def test_an_end_with_escape_sequences_moves_no_cursor(rqmr: Any, redis: Any, red
         assert done.returncode == 0
         assert end.run in done.stdout
         assert "\x1b" not in done.stdout + done.stderr
+
+
+# --- what is shipped ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(make_run: Any, tmp_path: Path) -> tuple[Any, Path]:
+    """A run whose input is a file here, so that it can be shipped."""
+    path = tmp_path / "input.txt"
+    path.write_text("a line\n" * 10)
+    run = make_run()
+    State(run.redis, run.spec.run).unlink()
+    run.state.create(run.spec, [Split(())] * 3, b"the code", marks_of([source_of(str(path), "input.txt")]))
+    return run, path
+
+
+def ask_for(path: Path, name: str, *, start: int = 0, size: int = 20) -> bytes:
+    return msgspec.msgpack.encode(Ask(name, bytes(path), "input.txt", start, size, "w1", "elsewhere"))
+
+
+def test_asks_that_no_worker_makes_are_taken_away_and_the_next_ones_answered(shipped: tuple[Any, Path]) -> None:
+    """More than are read in one go: they would be in the way for ever."""
+    run, path = shipped
+    hostile = [b"\x93nonsense%d" % number for number in range(20)]
+    hostile += [ask_for(path, "w.1", size=2**62), ask_for(path, "w.2", start=-5), ask_for(path, "w.3", size=0)]
+    run.redis.zadd(run.keys.asks, dict.fromkeys(hostile, 1))
+    run.scripts.ask([ask_for(path, "w.4")])
+    with Shipper(run.state, run.spec, memory=1 << 20, is_planner=True) as shipper:
+        shipper.drives = True
+        assert (
+            run.wait_until(lambda: run.redis.lrange(run.keys.shipment("w.4"), 0, -1))[0][1:]
+            == b"a line\n" * 2 + b"a line"
+        )
+        assert not run.redis.zcard(run.keys.asks)
+
+
+def test_with_a_secret_only_the_inputs_that_were_planned_are_shipped(
+    make_run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever can write to Redis, and knows what a file of the driver's begins with, could have it sent else."""
+    monkeypatch.setenv(signing.VARIABLE, "correct horse battery staple")
+    private = tmp_path / "private.txt"
+    private.write_text("mine")
+    run = make_run()
+    (mark,) = marks_of([source_of(str(private), "x")]).values()
+    run.redis.hset(run.keys.inputs, bytes(private), msgspec.msgpack.encode(mark))
+    with pytest.raises(SignatureError, match="the input of run wordcount-7k2p9x isn't signed"):
+        run.state.marks([bytes(private)])
+    with pytest.raises(SignatureError):
+        run.state.inputs()
+    known = run.redis.hget(run.keys.inputs, b"/in/0.txt")
+    run.redis.hset(run.keys.inputs, bytes(private), known)
+    with pytest.raises(SignatureError, match="was altered"):
+        run.state.marks([bytes(private)])
+    assert run.state.marks([b"/in/0.txt"])[b"/in/0.txt"]
