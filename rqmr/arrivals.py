@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from rqmr.errors import OutputError, RunLeft
@@ -31,7 +32,8 @@ class Arrivals:
         if not spec.is_spread or not self._has_seen_stage:
             return
         for event in events:
-            if event.what == "committed" and (task := AttemptId.parse(event.subject).task) in spec.phases[-1]:
+            task = _task_of(event)
+            if event.what == "committed" and task and task in spec.phases[-1]:
                 if not self._output.stage.is_dir():
                     raise OutputError(f"{self._output.stage} was removed while the run wrote to it")
                 if winner := self._state.winner(task):
@@ -70,3 +72,9 @@ class Arrivals:
             return True
         self._state.reopen(attempt, outcome, NOBODY)
         return False
+
+
+def _task_of(event: Event) -> TaskId | None:
+    with contextlib.suppress(ValueError):
+        return AttemptId.parse(event.subject).task
+    return None

@@ -22,7 +22,7 @@ from rqmr.commands import tell
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunLeft
 from rqmr.facts import Summary
 from rqmr.inputs import parse_size
-from rqmr.meter import report
+from rqmr.meter import plain_lines, report
 from rqmr.model import Failure
 
 _FIRST_ROWS = 10
@@ -336,5 +336,5 @@ def _signals() -> Iterator[None]:
 
 def _fail(status: int, text: str) -> NoReturn:
     if text:
-        print(text, file=sys.stderr)
+        print(plain_lines(text, sys.stderr.encoding or "utf-8"), file=sys.stderr)
     raise SystemExit(status)

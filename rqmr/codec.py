@@ -28,6 +28,7 @@ else:
 Key = Any
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _ORDERED = frozenset({str, bytes, int, float, bool, type(None)})
+_STORED = _ORDERED | {list}  # a tuple comes back as a list
 #: Keys that can only be equal to keys of their own type. 1 == True == 1.0, and a dict would take them for one key.
 UNMISTAKABLE = frozenset({str, bytes, type(None)})
 
@@ -36,6 +37,8 @@ _encode = msgspec.msgpack.Encoder().encode
 #: Raw bytes that a chunk aims at, and may not exceed unless one single value does. Small, since a reduce task holds
 #: one chunk of every segment; far above the ~10 KB below which Redis is bound by commands and not by bytes.
 _CHUNK_TARGET, _CHUNK_LIMIT = 192 << 10, 512 << 10
+#: The longest body: a value of Redis can't be longer. What unpacks to more is nothing that was written here.
+_BODY_LIMIT = 512 << 20
 _SMALL = 256  # bytes; below, compression costs more than it saves
 
 
@@ -157,7 +160,9 @@ class ChunkCodec:
         self._rich = restores(item_type)
         self._grouped = grouped
         item = list[item_type] if grouped else item_type
-        columns: Any = tuple[list[Any], list[item]] if self._rich else tuple[list[Any], list[Any]]  # type: ignore[valid-type]
+        if not self._rich:
+            item = list[Any] if grouped else Any
+        columns: Any = tuple[list[Any], list[item]]  # type: ignore[valid-type]
         self._decode: Callable[[bytes], tuple[list[Any], list[Any]]] = msgspec.msgpack.Decoder(columns).decode
 
     def bodies(self, keys: Sequence[Key], items: Sequence[Any]) -> Iterator[bytes]:
@@ -175,6 +180,8 @@ class ChunkCodec:
             if len(body) > _CHUNK_LIMIT and end - start > 1:
                 count = (end - start) // 2
                 continue
+            if len(body) > _BODY_LIMIT:
+                raise CarryError(f"key {shorten(keys[start])}: a value has more than {_BODY_LIMIT >> 20} MiB")
             yield body
             count = max(1, min((end - start) * _CHUNK_TARGET // len(body), 1 << 16))
             start = end
@@ -221,18 +228,33 @@ class ChunkCodec:
         Raises:
             ValueError: the bytes aren't a body of this type.
         """
-        try:
-            body = zstd.decompress(chunk.body) if chunk.packed else chunk.body
-        except zstd.ZstdError as error:
-            raise ValueError(str(error)) from None
+        body = _unpacked(chunk.body) if chunk.packed else chunk.body
         if not body:
             return [], []
-        keys, items = self._decode(body)
-        if keys and type(keys[0]) is list:
-            keys = [_as_tuple(key) for key in keys]
+        try:
+            keys, items = self._decode(body)
+        except RecursionError:
+            raise ValueError("values lie too deep in each other") from None
         if len(keys) != len(items):
             raise ValueError("keys and items differ in number")
-        return keys, items
+        kinds = set(map(type, keys))
+        if len(kinds) > 1 or not kinds <= _STORED:
+            raise ValueError(f"keys are of the types {', '.join(sorted(kind.__name__ for kind in kinds))}")
+        return [_as_tuple(key) for key in keys] if kinds == {list} else keys, items
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Decompress a body; ValueError if it is none, or too long."""
+    unpacker = zstd.ZstdDecompressor()
+    try:
+        body = unpacker.decompress(packed, _BODY_LIMIT + 1)
+    except zstd.ZstdError as error:
+        raise ValueError(str(error)) from None
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError(
+            "unpacked it is too long" if len(body) > _BODY_LIMIT else "its end is missing, or more follows"
+        )
+    return body
 
 
 def seal(body: bytes, runs: tuple[int, ...] = ()) -> bytes:
@@ -322,7 +344,11 @@ def _mixed(first: Key, its_type: str, second: Key, other_type: str) -> MixedKeys
 
 
 def _as_tuple(key: Any) -> Any:
-    return tuple(_as_tuple(element) for element in key) if type(key) is list else key
+    if type(key) is list:
+        return tuple(key) if _ORDERED.issuperset(map(type, key)) else tuple(_as_tuple(element) for element in key)
+    if type(key) not in _ORDERED:
+        raise ValueError(f"a key has a {type(key).__name__}")
+    return key
 
 
 def _type_name(kind: type) -> str:

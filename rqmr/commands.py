@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,7 @@ def status(run: _Run, redis_url: _Url = None, durable: _Durable = None, as_json:
     if as_json:
         _print_json(_plain(told))
     else:
-        typer.echo("\n".join(_description(told, where.option)))
+        _echo("\n".join(_description(told, where.option)))
 
 
 def attach(
@@ -163,16 +164,16 @@ def tell(summary: Summary, *, to_stdout: bool = False) -> None:
     """Print a run that succeeded: its counters, and one line in numbers."""
     for group, counters in summary.counters.items():
         for name, amount in counters.items():
-            typer.echo(f"{group}: {name} = {amount:,}", err=True)
+            _echo(f"{group}: {name} = {amount:,}", err=True)
     if summary.skipped:
         told = "1 bad record" if summary.skipped == 1 else f"{summary.skipped:,} bad records"
         where = "with -o DIR a file there lists them" if to_stdout else _short(f"{summary.output}/_skipped.jsonl")
-        typer.echo(f"{told} skipped: {where}", err=True)
+        _echo(f"{told} skipped: {where}", err=True)
     if summary.records_read and not summary.records_written:
         typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
     where = "stdout" if to_stdout else _short(summary.output)
     files = "" if to_stdout else f" in {len(summary.parts)} part{'' if len(summary.parts) == 1 else 's'}"
-    typer.echo(
+    _echo(
         f"{summary.run} succeeded in {summary.seconds:.1f} s: {summary.records_read:,} records read, "
         f"{summary.records_written:,} written to {where}{files}",
         err=True,
@@ -247,7 +248,15 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        typer.echo("  ".join([*cells, row[-1]]))
+        _echo("  ".join([*cells, row[-1]]))
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    """Print lines with words that come from Redis: none of them shall move the cursor."""
+    from rqmr.meter import plain_lines
+
+    stream = sys.stderr if err else sys.stdout
+    typer.echo(plain_lines(text, stream.encoding or "utf-8"), err=err)
 
 
 def _short(path: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.retry import Retry
 
+from rqmr.damage import reading
 from rqmr.errors import RedisError
 from rqmr.facts import Memory
 
@@ -20,6 +23,8 @@ _CONNECT_SECONDS = 5
 #: A server that is restarted or loads its data is waited for, 12 s at least and 24 s at most. No health checks: every
 #: command can be repeated anyway, and redis-py would nest their retries in those of the command.
 _RETRIES = 12
+#: How a server says so, of commands and of scripts that reckon with what they have read.
+_OF_ANOTHER_TYPE = re.compile(r"WRONGTYPE|is not an? (valid )?(integer|float)|stream has exhausted|user_script:\d+: ")
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 
 
@@ -107,6 +112,18 @@ def memory_of(client: Client) -> Memory:
     used = info.get("used_memory", 0) - info.get("mem_not_counted_for_evict", 0)
     evicts = info.get("maxmemory_policy", "noeviction") != "noeviction"
     return Memory(used, 0 if evicts else info.get("maxmemory", 0), info.get("connected_clients", 1))
+
+
+@contextmanager
+def reading_keys(what: str) -> Iterator[None]:
+    """Raise DamagedError as `reading` does, and where a key or field isn't of the type that it should be."""
+    with reading(what):
+        try:
+            yield
+        except redis.ResponseError as error:
+            if not _OF_ANOTHER_TYPE.search(str(error)):
+                raise
+            raise ValueError(str(error)) from error
 
 
 def hide_password(url: str) -> str:

@@ -5,19 +5,23 @@ A ticket is the RQ job that brings a worker to a run. RQ is never asked what is 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
 import signal
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from rq import Queue, Worker
-from rq.command import send_stop_job_command
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.command import send_command
 from rq.job import Job as RQJob
+from rq.results import Result
 from rq.worker_registration import get_keys
 
 from rqmr.connection import Client
+from rqmr.damage import as_words
 
 #: Seconds that RQ keeps a failed ticket with its traceback, for rq info and dashboards.
 _FAILURE_TTL = 24 * 3600
@@ -26,6 +30,16 @@ _TTL = 24 * 3600
 _BATCH = 500
 _NEXT = 200  # RQ jobs that are looked at for whose they are
 _OVER = (None, b"finished", b"failed", b"stopped", b"canceled")
+#: Characters of a traceback that are read, of which RQ keeps any number, packed.
+_LONGEST_TRACEBACK, _LONGEST_LINE = 1 << 20, 1000
+
+
+class _Failed(NamedTuple):
+    """A ticket that RQ calls failed."""
+
+    ticket: str
+    worker: str
+    told: str  # a traceback, or how its process died
 
 
 class Dispatch:
@@ -78,17 +92,33 @@ class Dispatch:
             pipe.hget(RQJob.key_for(name), "status")
         # RQ removes a ticket that ended well.
         over = [name for name, status in zip(names, pipe.execute(), strict=True) if status in _OVER]
-        deaths = {rq_job.id: _death(_told(rq_job)) for rq_job in self._failed(over)}
+        deaths = {each.ticket: _death(each.told) for each in self._failed(over)}
         return {name: deaths.get(name, "") for name in over}
 
     def refusals(self, tickets: Iterable[str]) -> list[tuple[str, str]]:
         """Return, for each of the tickets that a worker failed to run, the worker and the end of its traceback."""
-        told = [(rq_job.worker_name or "a worker", _told(rq_job)) for rq_job in self._failed(tickets)]
-        return [(worker, error.splitlines()[-1]) for worker, error in told if error.startswith("Traceback")]
+        return [
+            (each.worker or "a worker", each.told.splitlines()[-1][:_LONGEST_LINE])
+            for each in self._failed(tickets)
+            if each.told.startswith("Traceback")
+        ]
 
-    def _failed(self, tickets: Iterable[str]) -> list[RQJob]:
-        found = RQJob.fetch_many(list(tickets), connection=self._client)
-        return [rq_job for rq_job in found if rq_job and rq_job.is_failed]
+    def _failed(self, tickets: Iterable[str]) -> list[_Failed]:
+        """Return those of the tickets that have failed, as far as RQ knows.
+
+        Not by RQ's own means, which unpickle what is there: whoever can write to Redis could run code here, too.
+        """
+        names = list(tickets)
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.hmget(RQJob.key_for(name), "status", "worker_name")
+            pipe.xrevrange(Result.get_key(name), count=1)  # type: ignore[no-untyped-call]
+        replies = iter(pipe.execute())
+        return [
+            _Failed(name, as_words(worker or b""), _exception(results))
+            for name, (status, worker), results in zip(names, replies, replies, strict=True)
+            if status == b"failed"
+        ]
 
     def runs(self) -> set[str]:
         """Return whose tickets are the next in the queue, as far as one can tell by their names."""
@@ -99,8 +129,8 @@ class Dispatch:
 
     def stop(self, ticket: str) -> None:
         """Have the worker that runs a ticket kill its work-horse, if it still does."""
-        with contextlib.suppress(InvalidJobOperation, NoSuchJobError):
-            send_stop_job_command(self._client, ticket)
+        if worker := self._client.hget(RQJob.key_for(ticket), "worker_name"):
+            send_command(self._client, as_words(worker), "stop-job", job_id=ticket)
 
     def drop(self, tickets: Iterable[str]) -> None:
         """Take tickets out of the queue.
@@ -140,6 +170,10 @@ def _death(told: str) -> str:
         return f"signal {-code}"
 
 
-def _told(rq_job: RQJob) -> str:
-    result = rq_job.latest_result()
-    return (result.exc_string or "").strip() if result else ""
+def _exception(results: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> str:
+    """Return the traceback in the last result that RQ has of a ticket, "" if there is none."""
+    for _, fields in results:
+        with contextlib.suppress(ValueError, zlib.error):
+            packed = base64.b64decode(fields.get(b"exc_string", b""))
+            return as_words(zlib.decompressobj().decompress(packed, _LONGEST_TRACEBACK)).strip()
+    return ""

@@ -21,7 +21,7 @@ from rqmr.arrivals import Arrivals
 from rqmr.config import Config
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
-from rqmr.errors import OutputError, RunCancelled, RunFailed, RunLeft
+from rqmr.errors import DamagedError, OutputError, RunCancelled, RunFailed, RunLeft
 from rqmr.facts import End, Event, Facts, Summary
 from rqmr.model import Failure, RunState, Spec
 from rqmr.output import Output
@@ -97,7 +97,7 @@ class Driver:
         that ends with this driver, and leaves any other to its workers.
 
         Raises:
-            RunFailed: it failed, or Redis lost it.
+            RunFailed: it failed, or Redis lost it, or holds what can't be its state.
             RunLeft: this command can't go on with it: Redis doesn't answer, or the output can't be written.
             RunCancelled: it was cancelled.
         """
@@ -110,6 +110,10 @@ class Driver:
             failure = error.failure if isinstance(error, RunLeft) else self._unreachable(error)
             self._leave(failure)
             raise RunFailed(failure) if self._spec.ends_with_driver else RunLeft(failure) from error
+        except DamagedError as error:
+            failure = Failure(str(error), can_resume=False)
+            self._end(RunState.FAILED, failure)
+            raise RunFailed(failure) from error
         except (RunFailed, RunCancelled):
             raise  # that has been seen to
         except BaseException:
@@ -298,14 +302,28 @@ def end_run(
     """
     of_run = State(client, spec.run)
     of_run.adopt(spec)
-    facts = of_run.facts()
-    if facts is not None:  # else somebody else has done it
-        end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
-        last = of_run.finish(state, failure, end, seen=seen)
-        if last == RunState.RUNNING:  # it failed, and is resumed just now
-            return None
-        _clear_away(of_run, last, facts)
-    return registry.read_end(client, spec.run)
+    try:
+        facts = of_run.facts()
+        if facts is not None:  # else somebody else has done it
+            end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
+            last = of_run.finish(state, failure, end, seen=seen)
+            if last == RunState.RUNNING:  # it failed, and is resumed just now
+                return None
+            _clear_away(of_run, last, facts)
+        return registry.read_end(client, spec.run)
+    except DamagedError as error:
+        return _end_damaged(of_run, state, failure or Failure(str(error), can_resume=False))
+
+
+def _end_damaged(of_run: State, state: RunState, failure: Failure) -> End:
+    """End a run whose state can't be read, and remove all of it: nobody could go on with it."""
+    spec, now_ms = of_run.spec, of_run.now_ms()
+    end = End(spec.run, spec.job, state, str(spec.output), now_ms, now_ms, None, failure)
+    with contextlib.suppress(DamagedError):
+        of_run.finish(state, failure, end)
+    registry.write_end(of_run.client, end)
+    of_run.unlink()
+    return end
 
 
 def _clear_away(of_run: State, last: RunState | None, facts: Facts) -> None:

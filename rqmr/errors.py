@@ -37,6 +37,14 @@ class RedisError(RefusedError):
     """The Redis that was named can't be reached or can't serve rqmr."""
 
 
+class SignatureError(RefusedError):
+    """What would become code isn't signed with the secret that is in this process's environment."""
+
+
+class DamagedError(RqmrError):
+    """What Redis holds of a run can't be what rqmr wrote."""
+
+
 class RunFailed(RqmrError):
     """The run ended without its output; `failure` says why."""
 

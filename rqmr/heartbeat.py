@@ -14,6 +14,7 @@ import redis
 from msgspec import structs
 
 from rqmr.connection import Client, clone
+from rqmr.errors import DamagedError
 from rqmr.loader import user_stack
 from rqmr.model import AttemptId, Claim, Progress, Spec
 from rqmr.records import Place
@@ -128,7 +129,7 @@ class Heartbeat:
                 wanted = watch is None or self._beat(watch)
                 self.leaves = self.leaves or self._is_told_to_stop(self._client, self._worker)
                 self._charge_run()
-            except redis.RedisError:
+            except (redis.RedisError, DamagedError):
                 continue  # the next beat may get through; if none does, the lease runs out, as it should
             if watch and (self.leaves or not wanted) and self._watch is watch:
                 watch.place.stopped = True

@@ -34,6 +34,8 @@ driver; all keys of a run but its code and its end are unlinked when its result 
 
 from __future__ import annotations
 
+import re
+
 from rqmr.model import AttemptId, Phase, TaskId
 
 #: Distance between two phases in the pending line: twice as much as a phase can have tasks.
@@ -42,6 +44,11 @@ PHASE_STRIDE = 2**32
 
 RUNS = "rqmr:runs"
 WRITER = "rqmr:writer"
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a name looks like a run's id: others could be the names of other keys."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,60}-[a-z0-9]{6}", name) is not None
 
 
 def rank(phase_number: int, index: int, *, urgent: bool = False) -> int:
@@ -64,6 +71,7 @@ class RunKeys:
     """The keys of one run."""
 
     def __init__(self, run: str) -> None:
+        self.name = run
         self.run = f"rqmr:{run}"
         self.end = f"{self.run}:end"
         self.splits = f"{self.run}:splits"

@@ -54,16 +54,32 @@ class Package(Struct, frozen=True):
     @property
     def content_hash(self) -> str:
         """The package's name: equal for equal code, wherever it lies."""
-        return hashlib.sha256(self.encode()).hexdigest()[:32]
+        return hash_of(self.encode())
 
 
-def decode_package(data: bytes) -> Package:
-    """Return the package that `encode` wrote.
+def decode_package(data: bytes, content_hash: str) -> Package:
+    """Return the package that `encode` wrote, if it is the one of that content hash.
 
     Raises:
-        msgspec.ValidationError: it is none.
+        JobError: it isn't.
     """
-    return msgspec.msgpack.decode(data, type=Package)
+    if hash_of(data) != content_hash:
+        raise JobError(
+            f"the code in Redis was altered: its content isn't what its name, {content_hash}, says; remove the key "
+            f"rqmr:code:{content_hash}, and run the job again"
+        )
+    try:
+        package = msgspec.msgpack.decode(data, type=Package)
+    except msgspec.MsgspecError as error:
+        raise JobError(f"the code in Redis is no job's package: {error}") from error
+    if package.entry not in package.modules:
+        raise JobError(f"the code in Redis has no module {package.entry}")
+    return package
+
+
+def hash_of(data: bytes) -> str:
+    """Return the content hash of an encoded package."""
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def find(name: str) -> tuple[Package, str | None]:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from rqmr import registry
-from rqmr.connection import Client, memory_of
-from rqmr.facts import Facts, LostAttempt, Neighbour, PhaseFacts, RunningAttempt, Shortage
+from rqmr.connection import Client, memory_of, reading_keys
+from rqmr.damage import as_words, unpacked, whole
+from rqmr.errors import DamagedError
+from rqmr.facts import Event, Facts, LostAttempt, Neighbour, PhaseFacts, RunningAttempt, Shortage
 from rqmr.keys import RunKeys, ranks_of
-from rqmr.model import Ask, AttemptId, Failure, Phase, Progress, RecordAt, RunState, Spec, TaskId
+from rqmr.model import Ask, AttemptId, Failure, Outcome, Part, Phase, Progress, RecordAt, RunState, Spec, TaskId
 
 _OF_A_PHASE = 4  # replies
 #: An ask that is older hasn't found anybody who sees the input; so many of them are read.
 _UNANSWERED_MS, _ASKS = 2_000, 16
+#: Of one part: more than any server holds.
+_MOST_CHUNKS = 1 << 20
+_LATEST_MS = 1 << 42  # in the year 2109: later times can't be shown everywhere
 
 
 def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Facts | None:
-    """Return what is true of a run now; None if it is gone. `workers`: how many listen."""
+    """Return what is true of a run now; None if it is gone. `workers`: how many listen.
+
+    Raises:
+        DamagedError: what is there can't be what rqmr wrote.
+    """
+    with reading_keys(f"the state of run {spec.run}"):
+        return _facts(client, keys, spec, workers)
+
+
+def _facts(client: Client, keys: RunKeys, spec: Spec, workers: int) -> Facts | None:
     phases = spec.phases
     pipe = client.pipeline(transaction=True)
     pipe.time()
@@ -45,29 +60,31 @@ def read_facts(client: Client, keys: RunKeys, spec: Spec, *, workers: int) -> Fa
         return None
     now_ms = time[0] * 1000 + time[1] // 1000
     held = {AttemptId.parse(attempt.decode()): _Holder(spec.run, holder) for attempt, holder in holders.items()}
-    deadlines = {AttemptId.parse(attempt.decode()): int(deadline) for attempt, deadline in leases}
+    deadlines = {AttemptId.parse(attempt.decode()): whole(deadline) for attempt, deadline in leases}
+    if strangers := [str(each) for each in (*held, *deadlines) if not any(each.task in phase for phase in phases)]:
+        raise ValueError(f"{strangers[0]} is of no phase")
     running = _running(client, keys, deadlines, held)
     told = [rest[start : start + _OF_A_PHASE] for start in range(0, len(rest), _OF_A_PHASE)]
-    durations = told[min(int(current), len(phases) - 1)][3]
+    durations = told[min(whole(current), len(phases) - 1)][3]
     return Facts(
         now_ms=now_ms,
         state=RunState(state.decode()),
-        phase=int(current),
-        started_ms=int(started[0] or 0),
+        phase=whole(current),
+        started_ms=whole(started[0] or 0),
         phases=tuple(_phase_facts(*each, running) for each in zip(phases, started, told, strict=True)),
         running=tuple(running),
-        tickets={f"{spec.run}-t{ticket.decode()}": int(at) for ticket, at in tickets},
+        tickets={f"{spec.run}-t{whole(ticket)}": whole(at) for ticket, at in tickets},
         backups=frozenset(TaskId.parse(task.decode()) for task in backups),
-        median_ms=max(1, int(statistics.median(map(int, durations)))) if durations else 0,
+        median_ms=max(1, int(statistics.median(map(whole, durations)))) if durations else 0,
         failure=msgspec.msgpack.decode(failure, type=Failure) if failure else None,
         workers=workers,
         lost=_lost(client, keys, {each: holder for each, holder in held.items() if each not in deadlines}),
         has_standby=bool(standby),
-        driver=(driver or b"").decode(),
         asks=tuple(msgspec.msgpack.decode(ask, type=Ask) for ask, at in asks if at < now_ms - _UNANSWERED_MS),
-        shipped=int(shipped or 0),
+        shipped=whole(shipped or 0),
+        driver=as_words(driver or b""),
         memory=memory_of(client),
-        shortage=Shortage(*map(int, full.split())) if full else None,
+        shortage=Shortage(*map(whole, full.split())) if full else None,
         neighbours=_neighbours(client, spec.run) if full else (),
     )
 
@@ -77,8 +94,49 @@ def read_place(client: Client, keys: RunKeys, attempt: AttemptId) -> tuple[Recor
     place = client.hget(keys.lease(attempt), "place")
     if not place:
         return None
-    at = msgspec.msgpack.decode(place, type=RecordAt)
+    try:
+        at = unpacked(place, RecordAt, f"the record that {attempt} has told")
+    except DamagedError:
+        return None  # as if it had told none
     return at, int(client.hget(keys.tries, f"{attempt.task}:died:{at.index}") or 0)
+
+
+def read_winners(client: Client, keys: RunKeys, run: str, phase: Phase) -> dict[TaskId, tuple[AttemptId, Outcome]]:
+    """Return the winner of each committed task of a phase, in the order of the tasks.
+
+    Raises:
+        DamagedError: an entry can't be what rqmr wrote.
+    """
+    with reading_keys(f"a winner of phase {phase.name} of run {run}"):
+        entries = client.hgetall(keys.winners(phase))
+        return dict(sorted(read_winner(phase, name.decode(), entry) for name, entry in entries.items()))
+
+
+def read_winner(phase: Phase, name: str, entry: bytes) -> tuple[TaskId, tuple[AttemptId, Outcome]]:
+    """Return the task of that name with its winner; ValueError if the entry can't be its."""
+    task = TaskId.parse(name)
+    head, _, packed = entry.partition(b"\n")
+    attempt = AttemptId.parse(head.decode())
+    if attempt.task != task or task not in phase or task.index >= phase.tasks:
+        raise ValueError(f"{attempt} has won {task}")
+    outcome = msgspec.msgpack.decode(packed, type=Outcome)
+    if outcome.part and not _can_be(outcome.part):
+        raise ValueError(f"{outcome.part!r} is no part")
+    for amount in (outcome.records, outcome.size, outcome.written):
+        whole(amount)
+    return task, (attempt, outcome)
+
+
+def _can_be(part: Part) -> bool:
+    """Whether a part may be brought in and collected: its file is written and moved, and may not lie elsewhere."""
+    is_name = re.fullmatch(r"\w[\w.-]*", part.file, re.ASCII) is not None
+    return is_name and part.size >= 0 and 0 <= part.chunks <= _MOST_CHUNKS
+
+
+def read_event(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    """Return an event: whatever is in it is shown, and nothing is decided from it."""
+    words = (as_words(fields.get(name, b"")) for name in (b"what", b"subject", b"note"))
+    return Event(min(int(at.partition(b"-")[0]), _LATEST_MS), *words)
 
 
 class _Holder:
@@ -87,7 +145,7 @@ class _Holder:
     def __init__(self, run: str, entry: bytes) -> None:
         number, self.worker, self.host, *lost = entry.decode().split("\n")
         self.ticket = f"{run}-t{number}" if number else ""
-        self.lost_ms = int(lost[0]) if lost else 0
+        self.lost_ms = whole(lost[0]) if lost else 0
 
 
 def _running(
@@ -105,7 +163,7 @@ def _running(
 
 def _attempt(attempt: AttemptId, deadline: int, told: dict[bytes, bytes], holder: _Holder | None) -> RunningAttempt:
     def number(name: bytes) -> int:
-        return int(told.get(name, b"0"))
+        return whole(told.get(name, b"0"))
 
     return RunningAttempt(
         id=attempt,
@@ -115,7 +173,10 @@ def _attempt(attempt: AttemptId, deadline: int, told: dict[bytes, bytes], holder
         deadline_ms=deadline,
         renewed_ms=number(b"renewed"),
         progress=Progress(
-            number(b"records"), number(b"bytes"), float(told.get(b"fraction", b"0")), _waits(told.get(b"waits", b""))
+            number(b"records"),
+            number(b"bytes"),
+            _fraction(told.get(b"fraction", b"0")),
+            _waits(told.get(b"waits", b"")),
         ),
         ticket=holder.ticket if holder else "",
     )
@@ -123,6 +184,11 @@ def _attempt(attempt: AttemptId, deadline: int, told: dict[bytes, bytes], holder
 
 def _waits(told: bytes) -> Literal["", "memory", "input"]:
     return "memory" if told == b"memory" else "input" if told == b"input" else ""
+
+
+def _fraction(text: bytes) -> float:
+    fraction = float(text)
+    return min(fraction, 1.0) if fraction > 0 else 0.0  # which nan isn't
 
 
 def _lost(client: Client, keys: RunKeys, held: dict[AttemptId, _Holder]) -> tuple[LostAttempt, ...]:
@@ -164,9 +230,9 @@ def _phase_facts(phase: Phase, started: bytes | None, told: Any, running: Sequen
         committed=committed,
         pending=pending,
         running=len(of_phase),
-        lost=int(totals.get(b"lost", 0)),
-        failed=int(totals.get(b"failed", 0)),
-        records=int(totals.get(b"records", 0)),
-        size=int(totals.get(b"bytes", 0)),
-        started_ms=int(started or 0),
+        lost=whole(totals.get(b"lost", 0)),
+        failed=whole(totals.get(b"failed", 0)),
+        records=whole(totals.get(b"records", 0)),
+        size=whole(totals.get(b"bytes", 0)),
+        started_ms=whole(started or 0),
     )

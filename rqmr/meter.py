@@ -180,6 +180,11 @@ def plain(text: str, encoding: str = "utf-8") -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def plain_lines(text: str, encoding: str = "utf-8") -> str:
+    """Return text of several lines, each of them as `plain` returns it."""
+    return "\n".join(plain(line, encoding) for line in text.split("\n"))
+
+
 def clock(ms: float) -> str:
     """Return a duration: ``0:42``, from one hour ``1h02m``."""
     seconds = int(ms / 1000)

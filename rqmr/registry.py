@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from rqmr.connection import Client
+from rqmr.connection import Client, reading_keys
+from rqmr.damage import as_words, unpacked
 from rqmr.facts import End
-from rqmr.keys import RUNS, RunKeys
+from rqmr.keys import RUNS, RunKeys, is_run_id
 
 #: How long the end of a run can be asked for, and the index outlives the last new run.
 KEEP_MS = 7 * 24 * 3600 * 1000
@@ -23,7 +24,8 @@ def runs(client: Client) -> list[tuple[str, int]]:
 
     The others are struck off: their keys have come to the end of their time.
     """
-    listed = [(run.decode(), int(at)) for run, at in client.zrange(RUNS, 0, -1, withscores=True)]
+    told = client.zrange(RUNS, 0, -1, withscores=True)
+    listed = [(run.decode(), int(at)) for run, at in told if is_run_id(as_words(run)) and 0 <= at < 2**63]
     pipe = client.pipeline(transaction=False)
     for run, _ in listed:
         keys = RunKeys(run)
@@ -35,9 +37,20 @@ def runs(client: Client) -> list[tuple[str, int]]:
 
 
 def read_end(client: Client, run: str) -> End | None:
-    """Return how a run ended; None if it hasn't, or nobody knows any more."""
-    data = client.get(RunKeys(run).end)
-    return None if data is None else msgspec.msgpack.decode(data, type=End)
+    """Return how a run ended; None if it hasn't, or nobody knows any more.
+
+    Raises:
+        DamagedError: what is there isn't how a run ended.
+    """
+    what = f"how run {run} ended"
+    with reading_keys(what):
+        data = client.get(RunKeys(run).end)
+    return None if data is None else unpacked(data, End, what)
+
+
+def write_end(client: Client, end: End) -> None:
+    """Write down how a run ended."""
+    client.set(RunKeys(end.run).end, msgspec.msgpack.encode(end), px=KEEP_MS)
 
 
 def forget(client: Client, run: str) -> None:

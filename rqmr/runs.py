@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import redis
 from msgspec import structs
@@ -18,9 +17,10 @@ from rqmr.access import Server, Where, reach, visit
 from rqmr.api import follow, header_of
 from rqmr.driver import end_run
 from rqmr.durable import live_url
-from rqmr.errors import AttemptEnded, RefusedError, RqmrError, RunCancelled, RunFailed
+from rqmr.errors import AttemptEnded, DamagedError, RefusedError, RqmrError, RunCancelled, RunFailed
 from rqmr.facts import End, Facts, Summary
 from rqmr.inputs import check_unchanged
+from rqmr.keys import is_run_id
 from rqmr.loader import decode_package, pack_again
 from rqmr.local import Local
 from rqmr.model import Failure, Kind, Part, RunState, Spec, TaskId
@@ -32,9 +32,9 @@ from rqmr.state import NOBODY, State
 from rqmr.status import Status, status_of_end, status_of_facts, status_unknown
 from rqmr.view import View, Watched
 
+T = TypeVar("T")
+
 _NAMED = 8
-#: What a run's id looks like: others could be the names of other keys.
-_RUN_ID = re.compile("[A-Za-z0-9_-]{1,60}-[a-z0-9]{6}")
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _statuses_on(server: Server) -> Iterator[Status]:
         for run, at in registry.runs(server.client):
             try:
                 status = (found := _look(server, run)) and found.status()
-            except RqmrError:  # another release's
+            except RqmrError:  # another release's, damaged, or not signed
                 status = status_unknown(run, at, server.description)
             if status:
                 yield status
@@ -168,7 +168,10 @@ def cancel(run: str, where: Where) -> None:
     """
     with _opened() as stack:
         found = _find(run, where, stack)
-        facts = found.state.facts() if found.spec else None
+        try:
+            facts = found.state.facts() if found.spec else None
+        except DamagedError as error:
+            raise DamagedError(f"{error}; rqmr rm {run}{where.option} removes it") from error
         if found.spec is None or facts is None or facts.state != RunState.RUNNING:
             state = facts.state if facts else found.end and found.end.state
             told = _ENDED[state or RunState.CANCELLED]
@@ -188,7 +191,7 @@ def remove(run: str, where: Where) -> None:
     """
     with _opened() as stack:
         found = _find(run, where, stack)
-        facts = found.state.facts() if found.spec else None
+        facts = _readable(found.state.facts) if found.spec else None
         if facts and facts.state == RunState.RUNNING:
             raise RefusedError(f"run {run} is still running; end it first: rqmr cancel {run}{where.option}")
         if found.spec:
@@ -205,7 +208,7 @@ def remove(run: str, where: Where) -> None:
 
 def _find(run: str, where: Where, stack: ExitStack, *, workers: int | None = 0) -> Found:
     """Find a run, and start local workers: `workers`, or (None) one a core if the others ended with the server."""
-    if not _RUN_ID.fullmatch(run):
+    if not is_run_id(run):
         raise RefusedError(f"{run!r:.80} is no run's id, as {new_run_id('wordcount')} would be one; rqmr ps lists them")
     for server in _servers(where, stack):
         found = None
@@ -309,7 +312,7 @@ def _follow(found: Found, where: Where, view: View, stack: ExitStack) -> Summary
 
 def _mended(found: Found, spec: Spec, view: View) -> Program:
     """Return the run's program, with its code as it is now if it can be found here."""
-    package = decode_package(found.state.package())
+    package = decode_package(found.state.package(), spec.code)
     again = pack_again(package)
     if again is None:
         path = package.modules[package.entry].path
@@ -335,8 +338,16 @@ def _why_not_resumed(found: Found, facts: Facts | None, option: str) -> str:
 
 def _parts(state: State, spec: Spec) -> list[tuple[int, Part]]:
     """Return the parts that the last phase has made, each with its task's index."""
-    won = state.winners(spec.phases[-1])
+    won = _readable(lambda: state.winners(spec.phases[-1])) or {}
     return [(task.index, outcome.part) for task, (_, outcome) in won.items() if outcome.part]
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    """Read what is kept of a run that is to be removed; None if it is damaged."""
+    try:
+        return read()
+    except DamagedError:
+        return None
 
 
 def _discard(directory: Path, run: str, parts: Sequence[tuple[int, Part]]) -> None:

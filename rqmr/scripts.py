@@ -10,7 +10,8 @@ from typing import Any
 import redis
 from msgspec import Struct, structs
 
-from rqmr.connection import Client
+from rqmr.connection import Client, reading_keys
+from rqmr.damage import reading
 from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
@@ -51,7 +52,8 @@ class Scripts:
         self._scripts = {name: client.register_script(source(name)) for name in NAMES}
 
     def _call(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
-        return _text(_again_without_script(lambda: self._scripts[name](keys=keys, args=arguments)))
+        with reading_keys(f"the state of run {self._keys.name}"):
+            return _text(_again_without_script(lambda: self._scripts[name](keys=keys, args=arguments)))
 
     def claim(
         self,
@@ -79,8 +81,9 @@ class Scripts:
         if reply[0] != "CLAIMED":
             return str(reply[0])
         _, attempt, started_ms, died, bad = reply
-        deaths = (line.split(" ", 1) for line in bad.splitlines())
-        return Claim(AttemptId.parse(attempt), started_ms, died > 0, {int(index): how for index, how in deaths})
+        with reading(f"a task of run {k.name}"):
+            deaths = (line.split(" ", 1) for line in bad.splitlines())
+            return Claim(AttemptId.parse(attempt), started_ms, died > 0, {int(index): how for index, how in deaths})
 
     def issue(self, count: int) -> list[Any]:
         """Return ["ISSUED", last number, pending task, …] or ["ENDED"]."""

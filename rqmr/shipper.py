@@ -13,8 +13,9 @@ from collections import OrderedDict
 import msgspec
 import redis
 
-from rqmr.asks import DATA, PROBLEM
+from rqmr.asks import DATA, PROBLEM, RANGE_BYTES
 from rqmr.connection import clone
+from rqmr.errors import RqmrError
 from rqmr.inputs import is_as_marked, path_of
 from rqmr.model import Ask, Spec
 from rqmr.state import State
@@ -66,7 +67,7 @@ class Shipper:
         while not self._closed.wait(pause):
             try:
                 pause = _BUSY_SECONDS if self._answer() else _IDLE_SECONDS
-            except redis.RedisError:
+            except (redis.RedisError, RqmrError):
                 pause = _IDLE_SECONDS  # the driver sees to it that a Redis which stays away is told
 
     def _answer(self) -> bool:
@@ -78,7 +79,9 @@ class Shipper:
         now_ms = seconds * 1000 + micros // 1000
         is_any = False
         for packed, at in asks:
-            ask = msgspec.msgpack.decode(packed, type=Ask)
+            if (ask := _ask(packed)) is None:
+                self._client.zrem(self._state.keys.asks, packed)
+                continue
             is_overdue = now_ms - at > _OTHERS_MS
             is_due = self.drives or is_overdue or ask.path in self._left_to_us
             if is_due and (answer := self._answer_to(ask)) is not None:
@@ -132,3 +135,12 @@ class Shipper:
             return False
         self._waiting[key] = len(answer)
         return True
+
+
+def _ask(packed: bytes) -> Ask | None:
+    """Return the ask that is packed; None if no worker can have made it."""
+    try:
+        ask = msgspec.msgpack.decode(packed, type=Ask)
+    except msgspec.MsgspecError:
+        return None
+    return ask if ask.start >= 0 and 0 < ask.size <= RANGE_BYTES else None

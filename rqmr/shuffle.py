@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from rqmr.job import Reducer, Step
 
 #: Pairs that are folded between two looks at the memory.
 _BATCH = 1 << 14
+#: In a segment: more than any server holds.
+_MOST_CHUNKS = 1 << 32
 _NOTHING: Any = object()
 #: What a dict's entry takes besides its key and value.
 _ENTRY = 100  # bytes
@@ -195,8 +197,11 @@ class Shuffler:
 class _SortedRun:
     """One sorted run, of which one chunk at a time is decoded."""
 
-    def __init__(self, chunks: Iterable[Callable[[], tuple[list[Key], list[Any]]]]) -> None:
-        self._chunks = deque(chunks)
+    def __init__(self, numbers: Sequence[int], load: Callable[[int], tuple[list[Key], list[Any]]]) -> None:
+        """`numbers`: those of its chunks, as many as the segment says; `load` returns the keys and items of one."""
+        self._numbers = numbers
+        self._load = load
+        self._loaded = 0  # chunks
         self._keys: list[Key] = []
         self._items: list[Any] = []
         self._at = 0
@@ -204,16 +209,17 @@ class _SortedRun:
     def fill(self) -> bool:
         """Load the next chunk if all of this one is taken; whether there is anything left."""
         while self._at == len(self._keys):
-            if not self._chunks:
+            if not self.has_more:
                 return False
-            self._keys, self._items = self._chunks.popleft()()
+            self._keys, self._items = self._load(self._numbers[self._loaded])
+            self._loaded += 1
             self._at = 0
         return True
 
     @property
     def has_more(self) -> bool:
         """Whether the run goes on behind the chunk that is loaded."""
-        return bool(self._chunks)
+        return self._loaded < len(self._numbers)
 
     @property
     def last(self) -> Key:
@@ -283,16 +289,18 @@ class SegmentReader:
         return merge([run for producer, head in heads for run in self._open(producer, head)])
 
     def _open(self, producer: int, head: bytes | None) -> Iterator[_SortedRun]:
-        runs = self._checked(producer, head, lambda stored: unseal(stored).runs)
+        runs = self._checked(producer, head, _runs_of)
         total = sum(runs)
         self.chunks += total
-        numbers = iter([*range(1, total), 0])
+        last = 0
         for length in runs:
-            yield _SortedRun([self._loader(producer, number, head) for number in islice(numbers, length)])
+            first, last = last + 1, last + length
+            yield _SortedRun(range(first, last + 1), self._loader(producer, total, head))
 
-    def _loader(self, producer: int, number: int, head: bytes | None) -> Callable[[], tuple[list[Key], list[Any]]]:
-        def load() -> tuple[list[Key], list[Any]]:
-            stored = head if number == 0 else self._segments.chunk(producer, number)
+    def _loader(self, producer: int, total: int, head: bytes | None) -> Callable[[int], tuple[list[Key], list[Any]]]:
+        def load(number: int) -> tuple[list[Key], list[Any]]:
+            # The last chunk of all is stored as 0.
+            stored = head if number == total else self._segments.chunk(producer, number)
             decoded: tuple[list[Key], list[Any]]
             decoded = self._checked(producer, stored, lambda stored: self._codec.items(unseal(stored)))
             self.loaded += 1
@@ -309,6 +317,13 @@ class SegmentReader:
             return decode(stored)
         except ValueError as error:
             raise SegmentLost([producer], f"not readable: {error}") from error
+
+
+def _runs_of(head: bytes) -> tuple[int, ...]:
+    runs = unseal(head).runs
+    if not runs or min(runs) < 1 or sum(runs) > _MOST_CHUNKS:
+        raise ValueError(f"no segment has {sum(runs)} chunks in {len(runs)} runs")
+    return runs
 
 
 def reduced(step: Step, key: Key, items: Iterable[Any]) -> Iterable[tuple[Key, Any]]:

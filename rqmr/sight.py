@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from rqmr.errors import DamagedError, SignatureError
 from rqmr.inputs import is_as_marked
 from rqmr.model import Kind, Split, TaskId
 from rqmr.state import State
@@ -63,9 +64,12 @@ class Sight:
         return random.choice(near) if near else named
 
     def _near(self, tasks: Sequence[str]) -> list[str]:
-        """Return those of the tasks whose inputs are here."""
-        maps = {task: TaskId.parse(task).index for task in tasks if TaskId.parse(task).kind == Kind.MAP}
-        unknown = [task for task in maps if task not in self._near_tasks]
-        splits = self._state.splits([maps[task] for task in unknown])
-        self._near_tasks |= {task: self.sees(splits[maps[task]]) for task in unknown}
+        """Return those of the tasks whose inputs are here; none if that can't be known."""
+        try:
+            maps = {task: TaskId.parse(task).index for task in tasks if TaskId.parse(task).kind == Kind.MAP}
+            unknown = [task for task in maps if task not in self._near_tasks]
+            splits = self._state.splits([maps[task] for task in unknown])
+            self._near_tasks |= {task: self.sees(splits[maps[task]]) for task in unknown}
+        except (ValueError, DamagedError, SignatureError):
+            return []
         return [task for task in tasks if self._near_tasks.get(task, True)]

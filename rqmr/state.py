@@ -5,23 +5,23 @@ Whatever is written can be written again: redis-py repeats a command whose reply
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import redis
 
-from rqmr import keys, registry
-from rqmr.connection import Client, memory_of
+from rqmr import keys, registry, sealed
+from rqmr.connection import Client, memory_of, reading_keys
 from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
 from rqmr.facts import End, Event, Facts, Memory
 from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
 from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
-from rqmr.look import read_facts, read_place
+from rqmr.look import read_event, read_facts, read_place, read_winner, read_winners
 from rqmr.memory import memory_in_words
 from rqmr.model import (
-    PROTOCOL,
     AttemptId,
     Claim,
     Failure,
@@ -69,24 +69,27 @@ class State:
             RefusedError: the server is full; nothing is left of the run.
         """
         k = self.keys
-        now = _ms(self.client.time())
+        now = self.now_ms()
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
         pipe.pexpire(keys.code(spec.code), spec.keep_ms, gt=True)  # another run may need it for longer
         tasks = spec.tasks(0)
         for start in range(0, len(splits), _BATCH):
             some = tasks[start : start + _BATCH]
-            pipe.hset(k.splits, mapping={task.index: _pack(splits[task.index]) for task in some})
+            pipe.hset(k.splits, mapping={t.index: sealed.seal_split(self.run, t.index, splits[t.index]) for t in some})
             pipe.zadd(k.pending, {str(task): keys.rank(0, task.index) for task in some})
             pipe.pexpire(k.splits, spec.keep_ms)
             pipe.pexpire(k.pending, spec.keep_ms)
         marks = list(inputs.items())
         for start in range(0, len(marks), _BATCH):
-            pipe.hset(k.inputs, mapping={path: _pack(mark) for path, mark in marks[start : start + _BATCH]})
+            pipe.hset(
+                k.inputs,
+                mapping={path: sealed.seal_mark(self.run, path, mark) for path, mark in marks[start : start + _BATCH]},
+            )
             pipe.pexpire(k.inputs, spec.keep_ms)
         registry.register(pipe, spec.run, now)
         fields = {"state": RunState.RUNNING.value, "phase": 0, "opened": 0, "epoch": 0, "keep_ms": spec.keep_ms}
-        pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": _pack(spec)})
+        pipe.hset(k.run, mapping={**fields, "started:0": now, "spec": sealed.seal_spec(spec)})
         pipe.pexpire(k.run, spec.keep_ms)
         self.adopt(spec)
         try:
@@ -115,19 +118,16 @@ class State:
 
         Raises:
             AttemptEnded: there is no such run (any more).
-            RqmrError: another release of rqmr created it.
+            RqmrError: as `open_spec`.
         """
         if self._spec is None:
-            data, resumed = self.client.hmget(self.keys.run, "spec", "resumed")
+            with reading_keys(f"the spec of run {self.run}"):
+                data, resumed = self.client.hmget(self.keys.run, "spec", "resumed")
+                resumed = int(resumed or 0)
             if data is None:
                 raise AttemptEnded(f"there is no run {self.run} (any more)")
-            if (protocol := msgspec.msgpack.decode(data).get("protocol")) != PROTOCOL:
-                raise RqmrError(
-                    f"run {self.run} speaks protocol {protocol}, this worker {PROTOCOL}: "
-                    f"install the same rqmr on driver and workers, and restart the workers"
-                )
-            self._spec = msgspec.msgpack.decode(data, type=Spec)
-            self._resumed = int(resumed or 0)
+            self._spec = sealed.open_spec(self.run, data)
+            self._resumed = resumed
         return self._spec
 
     def package(self) -> bytes:
@@ -136,21 +136,24 @@ class State:
         Raises:
             RqmrError: it is gone.
         """
-        data = self.client.get(keys.code(self.spec.code))
+        with reading_keys(f"the code of run {self.run}"):
+            data = self.client.get(keys.code(self.spec.code))
         if data is None:
             raise RqmrError(f"the code of run {self.run} is gone from Redis; run the job again")
         return bytes(data)
 
     def inputs(self) -> dict[bytes, InputMark]:
         """Return how each input file was when the run was planned, by its path."""
-        told = self.client.hgetall(self.keys.inputs)
-        return {path: msgspec.msgpack.decode(mark, type=InputMark) for path, mark in told.items()}
+        with reading_keys(f"the inputs of run {self.run}"):
+            told = self.client.hgetall(self.keys.inputs)
+        return {path: sealed.open_mark(self.run, path, mark) for path, mark in told.items()}
 
     def marks(self, paths: Sequence[bytes]) -> dict[bytes, InputMark | None]:
         """Return how input files were when the run was planned; None for one that isn't known."""
-        told = self.client.hmget(self.keys.inputs, paths)
+        with reading_keys(f"the inputs of run {self.run}"):
+            told = self.client.hmget(self.keys.inputs, paths)
         return {
-            path: msgspec.msgpack.decode(mark, type=InputMark) if mark else None
+            path: sealed.open_mark(self.run, path, mark) if mark else None
             for path, mark in zip(paths, told, strict=True)
         }
 
@@ -159,19 +162,21 @@ class State:
         pipe = self.client.pipeline(transaction=False)
         for rank in ranks:
             pipe.zrange(self.keys.pending, rank, rank)
-        return [task.decode() for tasks in pipe.execute() for task in tasks]
+        with reading_keys(f"the pending tasks of run {self.run}"):
+            return [task.decode() for tasks in pipe.execute() for task in tasks]
 
     def split(self, index: int) -> Split:
-        """Return what a map task reads."""
+        """Return what a map task reads. Raises as `splits`."""
         return self.splits([index])[index]
 
     def splits(self, indexes: Sequence[int]) -> dict[int, Split]:
-        """Return what some map tasks read."""
-        told = dict(zip(indexes, self.client.hmget(self.keys.splits, indexes) if indexes else [], strict=True))
+        """Return what some map tasks read. Raises as `open_split`, and AttemptEnded if there are none (any more)."""
+        with reading_keys(f"the splits of run {self.run}"):
+            told = dict(zip(indexes, self.client.hmget(self.keys.splits, indexes) if indexes else [], strict=True))
         for index, data in told.items():
             if data is None:
                 raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
-        return {index: msgspec.msgpack.decode(data, type=Split) for index, data in told.items()}
+        return {index: sealed.open_split(self.run, index, data) for index, data in told.items()}
 
     def finish(
         self, state: RunState, failure: Failure | None = None, end: End | None = None, *, seen: bool = False
@@ -186,7 +191,7 @@ class State:
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
         self._begin(pipe)
-        word = self.scripts.resume(_pack(spec), spec.phases, fresh=fresh)
+        word = self.scripts.resume(sealed.seal_spec(spec), spec.phases, fresh=fresh)
         self.adopt(spec)
         self._resumed = int(self.client.hget(self.keys.run, "resumed") or 0)
         return word == "RESUMED"
@@ -205,7 +210,9 @@ class State:
     def unlink(self) -> None:
         """Remove every key of the run. The run's own hash goes first, so that nobody writes any more."""
         k = self.keys
-        leases = [k.lease_prefix + attempt.decode() for attempt in self.client.zrange(k.leases, 0, -1)]
+        leases = []
+        with contextlib.suppress(redis.ResponseError):  # it is no sorted set
+            leases = [k.lease_prefix.encode() + attempt for attempt in self.client.zrange(k.leases, 0, -1)]
         names = [k.run, *leases, *k.all(self.spec.phases)]
         for start in range(0, len(names), _BATCH):
             self.client.unlink(*names[start : start + _BATCH])
@@ -360,20 +367,26 @@ class State:
     # --- winners ----------------------------------------------------------------------------------------------
 
     def winners(self, phase: Phase) -> dict[TaskId, tuple[AttemptId, Outcome]]:
-        """Return the winner of each committed task of a phase, in the order of the tasks."""
-        entries = self.client.hgetall(self.keys.winners(phase))
-        return dict(sorted((TaskId.parse(task.decode()), _winner(entry)) for task, entry in entries.items()))
+        """Return the winner of each committed task of a phase, in the order of the tasks. Raises as `read_winners`."""
+        return read_winners(self.client, self.keys, self.run, phase)
 
     def winner(self, task: TaskId) -> tuple[AttemptId, Outcome] | None:
-        """Return a task's winner, if it has one."""
-        entry = self.client.hget(self.keys.winners(task), str(task))
-        return _winner(entry) if entry else None
+        """Return a task's winner, if it has one. Raises as `read_winners`."""
+        with reading_keys(f"the winner of {task} of run {self.run}"):
+            entry = self.client.hget(self.keys.winners(task), str(task))
+            phase = self.spec.phases[self.spec.phase_of(task)]
+            return read_winner(phase, str(task), entry)[1] if entry else None
 
     # --- facts ------------------------------------------------------------------------------------------------
 
     def facts(self, *, workers: int = 0) -> Facts | None:
-        """Return what is true of the run now; None if it is gone."""
+        """Return what is true of the run now; None if it is gone. Raises as `read_facts`."""
         return read_facts(self.client, self.keys, self.spec, workers=workers)
+
+    def now_ms(self) -> int:
+        """Return the server's time."""
+        seconds, microseconds = self.client.time()
+        return int(seconds * 1000 + microseconds // 1000)
 
     def tell(self, what: str, subject: str, note: str) -> None:
         """Add an event, unless the run is gone."""
@@ -381,18 +394,6 @@ class State:
 
     def events(self, since: str = "0") -> tuple[str, list[Event]]:
         """Return the events after a position in the stream, and the position behind them."""
-        entries = self.client.xrange(self.keys.events, min=f"({since}" if since != "0" else "-", count=_BATCH)
-        events = [
-            Event(int(at.partition(b"-")[0]), *(fields[name].decode() for name in (b"what", b"subject", b"note")))
-            for at, fields in entries
-        ]
-        return (entries[-1][0].decode() if entries else since), events
-
-
-def _ms(time: tuple[int, int]) -> int:
-    return time[0] * 1000 + time[1] // 1000
-
-
-def _winner(entry: bytes) -> tuple[AttemptId, Outcome]:
-    attempt, _, outcome = entry.partition(b"\n")
-    return AttemptId.parse(attempt.decode()), msgspec.msgpack.decode(outcome, type=Outcome)
+        with reading_keys(f"the events of run {self.run}"):
+            entries = self.client.xrange(self.keys.events, min=f"({since}" if since != "0" else "-", count=_BATCH)
+        return (entries[-1][0].decode() if entries else since), [read_event(*entry) for entry in entries]

@@ -42,7 +42,8 @@ class Status(Struct, frozen=True):
     run: str
     job: str
     #: A RunState; of one that runs also "waiting" (for a worker, or an input), "stalled" (nobody drives or works) or
-    #: "uncollected" (all its tasks are done); "unknown" of one that another release of rqmr has made.
+    #: "uncollected" (all its tasks are done); "unknown" of one that another release of rqmr has made,
+    #: that is damaged, or that isn't signed with the secret that the command has.
     state: str
     began_ms: int
     now_ms: int  # or when it ended
@@ -117,7 +118,7 @@ def status_of_end(end: End, server: str) -> Status:
 
 
 def status_unknown(run: str, began_ms: int, server: str) -> Status:
-    """Tell a run of which this release of rqmr can tell nothing."""
+    """Tell a run of which this command can tell nothing."""
     return Status(run=run, job="", state="unknown", began_ms=began_ms, now_ms=began_ms, output="", server=server)
 
 

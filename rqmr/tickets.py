@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import zip_longest
 
-from rqmr.connection import Client
+from rqmr.connection import Client, reading_keys
+from rqmr.damage import whole
 from rqmr.keys import RunKeys
 from rqmr.scripts import Scripts
 
@@ -30,7 +31,8 @@ class Tickets:
 
     def waiting(self) -> list[str]:
         """Return the tickets that are enqueued and not yet taken."""
-        return [self._name(number.decode()) for number in self._client.zrange(self._keys.tickets, 0, -1)]
+        with reading_keys(f"the tickets of run {self._run}"):
+            return [self._name(whole(number)) for number in self._client.zrange(self._keys.tickets, 0, -1)]
 
     def forget(self, tickets: Iterable[str]) -> None:
         """Strike tickets off: taken, or lost by RQ."""

@@ -31,6 +31,7 @@ from rqmr.errors import (
     RecordError,
     RqmrError,
     SegmentLost,
+    SignatureError,
     StoreError,
 )
 from rqmr.files import opener
@@ -77,6 +78,8 @@ def run_ticket(run: str, ticket: str, task: str) -> None:
             _Horse(state, ticket, worker=worker).work(task)
     except AttemptEnded:
         pass  # the run has ended, so the ticket has come too late
+    except SignatureError as error:
+        raise SignatureError(f"worker {worker} on {socket.gethostname()} refuses it: {error}") from None
     finally:
         unload()  # a worker that runs jobs in its own process has others' modules too
         client.close()
@@ -225,7 +228,7 @@ class _Horse:
     def _job(self) -> Job:
         spec = self._state.spec
         if self._job_class is None:
-            self._job_class = load(decode_package(self._state.package()), spec.job_class)
+            self._job_class = load(decode_package(self._state.package(), spec.code), spec.job_class)
         return self._job_class(**spec.params)
 
     def _failure(self, claim: Claim, place: Place, error: BaseException) -> Failure:

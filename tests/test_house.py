@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 FLOORS = [
     floor.split()
     for floor in (
-        "errors model facts config keys codec",
-        "aggregators files readers inputs spool job loader parts output plan failures memory scheduler",
+        "errors damage signing model facts config keys codec",
+        "aggregators files readers inputs spool sealed job loader parts output plan failures memory scheduler",
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
         "dispatch tick worker preload",

@@ -14,7 +14,7 @@ import pytest
 
 from rqmr.errors import JobError, RefusedError
 from rqmr.job import Job
-from rqmr.loader import decode_package, find, load, pack_file, user_traceback
+from rqmr.loader import Package, decode_package, find, hash_of, load, pack_file, user_traceback
 from rqmr.plan import program
 
 JOB = """
@@ -48,7 +48,7 @@ def write(path: str, source: str = JOB.format(name="Count", value=1)) -> Path:
 def loaded(name: str) -> type[Job]:
     """Find, pack, send, unpack and import a job."""
     package, class_name = find(name)
-    return load(decode_package(package.encode()), class_name)
+    return load(decode_package(package.encode(), package.content_hash), class_name)
 
 
 def mapped(name: str) -> Any:
@@ -334,7 +334,8 @@ def travelled(name: str, command: str = "print(list(load(package, class_name)().
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     code = (
         "import pathlib; from rqmr.loader import decode_package, load; "
-        f"package = decode_package(pathlib.Path('package').read_bytes()); class_name = {class_name!r}; {command}"
+        f"package = decode_package(pathlib.Path('package').read_bytes(), {package.content_hash!r}); "
+        f"class_name = {class_name!r}; {command}"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -477,7 +478,7 @@ def test_a_hash_stands_for_the_code_and_for_nothing_else(here: Path) -> None:
     path = write("jobs/count.py", "import helper\n" + JOB.format(name="Count", value=1))
     first = pack_file(path).content_hash
     assert pack_file(path).content_hash == first
-    assert decode_package(pack_file(path).encode()).content_hash == first
+    assert decode_package(pack_file(path).encode(), first).content_hash == first
     write("jobs/neighbour.py", "B = 1")
     assert pack_file(path).content_hash == first
     write("jobs/helper.py", "A = 2")
@@ -522,3 +523,17 @@ def test_a_job_class_without_a_file_is_refused() -> None:
     exec("from rqmr import Job\nclass Typed(Job):\n    def mapper(self, k, v): yield k, v\n", scope)
     with pytest.raises(JobError, match="file"):
         program(scope["Typed"], {})
+
+
+def test_code_that_is_not_what_its_name_says_is_refused(here: Path) -> None:
+    """Before anything of it is imported: in Redis others may have written under its hash."""
+    package = pack_file(write("jobs/count.py", JOB.format(name="Count", value=1)))
+    other = pack_file(write("jobs/count.py", "import sys; sys.exit('imported')\n" + JOB.format(name="Count", value=2)))
+
+    with pytest.raises(JobError, match=rf"was altered.*remove the key rqmr:code:{package.content_hash}"):
+        decode_package(other.encode(), package.content_hash)
+    with pytest.raises(JobError, match="no job's package"):
+        decode_package(b"\x93\x01", hash_of(b"\x93\x01"))
+    nowhere = Package("elsewhere", package.modules)
+    with pytest.raises(JobError, match="has no module elsewhere"):
+        decode_package(nowhere.encode(), nowhere.content_hash)
