@@ -127,9 +127,12 @@ class Workers:
 
     def keep(self, count: int) -> list[subprocess.Popen[bytes]]:
         """Start workers, and start another for each that ends, as systemd does with `Restart=always`."""
-        kept = self.start(count)
+        kept = [self.begin() for _ in range(count)]
         self._keeper = threading.Thread(target=self._keep, args=(kept,))
         self._keeper.start()
+        client = connect(self.url)
+        wait_until(lambda: client.scard("rq:workers:rqmr") >= count, timeout=30, what=f"{count} workers have listened")
+        client.close()
         return kept
 
     def _keep(self, kept: list[subprocess.Popen[bytes]]) -> None:
