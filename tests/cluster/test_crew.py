@@ -110,7 +110,12 @@ def test_a_worker_that_ends_is_replaced_and_a_crew_that_is_killed_takes_its_work
     before = crew.workers()
     os.kill(before[0], signal.SIGKILL)
     crew.hears("w1 ended (SIGKILL); another one starts in 0.1 s")
-    wait_until(lambda: redis.scard("rq:workers:other") == 3, timeout=10, what="the new one listens, beside the dead")
+
+    def idle() -> int:
+        names = [name.decode() for name in redis.smembers("rq:workers:other")]
+        return [redis.hget(name, "state") for name in names].count(b"idle")
+
+    wait_until(lambda: idle() == 3, timeout=10, what="the new one waits for work, beside the dead")
     started = family(crew.process.pid)
     crew.process.kill()
     wait_until(lambda: not started & {pid for pid, _, _ in processes()}, timeout=10, what="the workers end, too")
