@@ -98,8 +98,8 @@ def _gives_way(state: State, ticket: str, worker: str) -> bool:
     behind = structs.replace(state.spec, priority="normal").cost_of(_BEHIND_SECONDS)
     if not others or state.scripts.give_way(others, worker, behind) != "GIVE WAY":
         return False
-    state.tickets.forget([ticket])
     dispatch.enqueue(state.run, state.tickets.issue(1))
+    state.tickets.forget([ticket])  # last: if this horse dies now, the run still has one
     return True
 
 
