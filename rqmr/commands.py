@@ -155,7 +155,8 @@ def worker(
             typer.echo(f"rqmr: warning: {warning}", err=True)
 
         def say(line: str) -> None:
-            typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+            with contextlib.suppress(OSError):  # its terminal may be gone
+                typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
         Crew(server, queue or ["rqmr"], workers or default_workers(), max_memory=limit, verbose=verbose, say=say).run()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from rqmr.codec import as_text
-from rqmr.model import Failure, Kind, RecordAt, Skipped, Spec, TaskId
+from rqmr.model import AttemptId, Failure, Kind, RecordAt, Skipped, Spec, TaskId
 
 
 def lost_too_often(task: TaskId, spec: Spec) -> Failure:
@@ -42,6 +42,17 @@ def too_many_bad(limit: int, last: Skipped, *, task: TaskId | None = None, trace
         traceback=traceback,
         final=True,
     )
+
+
+def shown_by_rq(run: str, attempt: AttemptId, failure: Failure) -> str:
+    """Return what `rq info` and dashboards show of a failed attempt: which, at what, and the user's own traceback."""
+    told = spelled(failure)
+    lines = [f"{run}-{attempt} failed"]
+    if told.source:
+        lines.append(f"  input   {told.source}" + (f", byte {told.offset}" if told.offset >= 0 else ""))
+    if told.record:
+        lines.append(f"  record  {told.record}")
+    return "\n".join([*lines, "", told.traceback])
 
 
 def spelled(failure: Failure) -> Failure:

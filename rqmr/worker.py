@@ -34,6 +34,7 @@ from rqmr.errors import (
     SignatureError,
     StoreError,
 )
+from rqmr.failures import shown_by_rq
 from rqmr.files import opener
 from rqmr.heartbeat import Heartbeat, give_back
 from rqmr.inputs import path_of
@@ -97,8 +98,8 @@ def _gives_way(state: State, ticket: str, worker: str) -> bool:
     behind = structs.replace(state.spec, priority="normal").cost_of(_BEHIND_SECONDS)
     if not others or state.scripts.give_way(others, worker, behind) != "GIVE WAY":
         return False
-    state.tickets.forget([ticket])
     dispatch.enqueue(state.run, state.tickets.issue(1))
+    state.tickets.forget([ticket])  # last: if this horse dies now, the run still has one
     return True
 
 
@@ -209,7 +210,10 @@ class _Horse:
             raise
         except BaseException as error:  # user code may raise KeyboardInterrupt, too
             sink.discard()
-            if state.fail(attempt, self._failure(claim, place, error)) in ("FAILED", "RUN FAILED"):
+            failure = self._failure(claim, place, error)
+            if state.fail(attempt, failure) in ("FAILED", "RUN FAILED"):
+                if failure.traceback:
+                    raise RqmrError(shown_by_rq(state.run, attempt, failure)) from None
                 raise
 
     def _opener(self, split: Split, attempt: AttemptId, place: Place) -> Callable[[Piece], io.BufferedReader] | None:

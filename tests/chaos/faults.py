@@ -34,6 +34,8 @@ class Faults:
             "worker killed": self._kill_worker,
             "machine killed": self._kill_machine,
             "all machines killed": self._kill_all_machines,
+            "worker told to leave": self._dismiss_worker,
+            "machine told to leave": self._dismiss_machine,
             "horse stopped": self._stop_horse,
             "worker stopped": self._stop_worker,
             "machine stopped": self._stop_machine,
@@ -96,6 +98,22 @@ class Faults:
         worker.process.send_signal(signal.SIGSTOP)  # first, so that it forks no more
         send(signal.SIGKILL, self._workers.horses_of(worker))
         self._workers.kill(worker, seconds)
+
+    def _dismiss_worker(self, fault: Fault, run: Run) -> bool:
+        workers = self._workers.alive()
+        if workers:
+            process = fault.choose(workers).process
+            assert process
+            send(signal.SIGTERM, [process.pid])
+        return bool(workers)
+
+    def _dismiss_machine(self, fault: Fault, run: Run) -> bool:
+        workers = self._workers.alive()
+        if workers:
+            worker = fault.choose(workers)
+            assert worker.process
+            send(signal.SIGTERM, [*self._workers.horses_of(worker), worker.process.pid])
+        return bool(workers)
 
     def _stop_horse(self, fault: Fault, run: Run) -> bool:
         horses = self._workers.horses()

@@ -54,6 +54,8 @@ KINDS: dict[str, tuple[float, float, float]] = {
     "worker killed": (2, 0.2, 2),
     "machine killed": (2, 0.2, 2),  # worker and horse
     "all machines killed": (0.5, 0.2, 2),
+    "worker told to leave": (2, 0, 0),
+    "machine told to leave": (1, 0, 0),  # worker and horse
     "horse stopped": (2, LEASE + 0.5, 5),
     "worker stopped": (1, LEASE + 0.5, 5),
     "machine stopped": (2, LEASE + 0.5, 5),

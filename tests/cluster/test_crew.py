@@ -38,6 +38,12 @@ class Crew:
         return sorted(pid for pid, parent, _ in processes() if parent == self.process.pid)
 
 
+def idle(client: Any) -> int:
+    """How many workers wait for work: all of them hear signals from then on."""
+    names = [name.decode() for name in client.smembers("rq:workers:rqmr")]
+    return [client.hget(name, "state") for name in names].count(b"idle")
+
+
 Start = Callable[..., Crew]
 
 
@@ -56,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             )  # fmt: skip
         crews.append(Crew(process, log))
         client = connect(url)
-        wait_until(lambda: client.scard("rq:workers:rqmr") == workers, timeout=20, what=f"{workers} workers listen")
+        wait_until(lambda: idle(client) == workers, timeout=20, what=f"{workers} workers wait for work")
         client.close()
         return crews[-1]
 
@@ -110,7 +116,7 @@ def test_a_worker_that_ends_is_replaced_and_a_crew_that_is_killed_takes_its_work
     before = crew.workers()
     os.kill(before[0], signal.SIGKILL)
     crew.hears("w1 ended (SIGKILL); another one starts in 0.1 s")
-    wait_until(lambda: redis.scard("rq:workers:other") == 3, timeout=10, what="the new one listens, beside the dead")
+    wait_until(lambda: idle(redis) == 3, timeout=10, what="the new one waits for work, beside the dead")
     started = family(crew.process.pid)
     crew.process.kill()
     wait_until(lambda: not started & {pid for pid, _, _ in processes()}, timeout=10, what="the workers end, too")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from harness import JOBS, Workers, signal_all, wait_until
 
 import rqmr
 from rqmr.config import Config
+from rqmr.sessions import end_sessions
 
 #: A lease that would have to be waited for.
 LONG = msgspec.structs.replace(CUT, lease_seconds=60.0)
@@ -51,6 +53,23 @@ def test_sigterm_gives_the_task_back_within_a_heartbeat(
         assert leaver.returncode == 0
         workers.start(1)
     bench.assert_right(run, "crawl", LONG)
+
+
+def test_a_worker_pool_that_is_told_to_stop_gives_its_tasks_back(redis_url: str, redis: Any, bench: Bench) -> None:
+    bench.write(2, lines=100)
+    with subprocess.Popen(
+        [sys.executable, "-m", "rq.cli", "worker-pool", "rqmr", "-n", "1", "--url", redis_url],
+        cwd=bench.directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as pool:  # fmt: skip
+        try:
+            run = bench.start("crawl", LONG, seconds=0.05)
+            bench.pid_of("crawls")
+            began = time.monotonic()
+            pool.terminate()
+            assert_given_back(run, "s0-m0000-a1", 5, began)
+            assert pool.wait(10) == 0
+        finally:
+            end_sessions({pool.pid})
 
 
 def test_code_that_comes_to_no_record_is_left_after_some_seconds_and_its_task_given_back_first(
