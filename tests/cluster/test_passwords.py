@@ -113,10 +113,16 @@ def test_a_password_is_nowhere_but_where_it_was_given(
         told.append(done.stdout + done.stderr)
         return told[-1]
 
-    with CommandLines() as lines:
+    with CommandLines() as lines, contextlib.ExitStack() as stack:
+        stack.callback(workers.stop)
         waiting = rqmr("run", "wordcount", "words", "-o", "out", "--detach").splitlines()[0]
         assert waiting in rqmr("ps")
         rqmr("status", waiting, "--json")
+        with (here / "crew.log").open("w") as log:
+            crew = subprocess.Popen(
+                [sys.executable, "-m", "rqmr", "worker", "-n", "1"], cwd=here, stdout=log, stderr=log, process_group=0
+            )
+        stack.callback(crew.kill)
         workers.start(1)
         assert "succeeded" in rqmr("attach", waiting)
         failed = rqmr("run", JOBS / "bad.py", "bad", "-o", "failed")
@@ -124,6 +130,8 @@ def test_a_password_is_nowhere_but_where_it_was_given(
         assert "has failed already" in rqmr("cancel", re.findall(r"resume (\S+)", failed)[0])
         assert "succeeded" in rqmr("run", "wordcount", "words", "-o", "local", "-w", 1)
         workers.stop()
+        crew.terminate()
+        assert crew.wait(20) == 0
         wrong = [locked.replace(MARK, f"wrong-{MARK}"), f"redis://user:{MARK}@127.0.0.1:1/0", f"rdis://x:{MARK}@h"]
         with ThreadPoolExecutor() as threads:
             problems = list(threads.map(lambda url: rqmr("ps", RQMR_REDIS_URL=url), wrong))
