@@ -25,7 +25,7 @@ _VISITOR, _VISIT_SECONDS = "rqmr-visitor", 2.0
 class Where:
     """Where runs live, as a user says it."""
 
-    redis_url: str | None = None
+    redis_url: str | None = field(default=None, repr=False)  # it may have a password
     durable: str | os.PathLike[str] | None = None  # a directory that keeps a private server's data
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Server:
     """One Redis, reached and checked."""
 
     client: Client
-    url: str
+    url: str = field(repr=False)
     description: str
     warnings: list[str] = field(default_factory=list)
     is_own: bool = False  # whether it ends with this command

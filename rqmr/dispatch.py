@@ -22,6 +22,7 @@ from rq.worker_registration import get_keys
 
 from rqmr.connection import Client
 from rqmr.damage import as_words
+from rqmr.keys import is_run_id
 
 #: Seconds that RQ keeps a failed ticket with its traceback, for rq info and dashboards.
 _FAILURE_TTL = 24 * 3600
@@ -125,7 +126,7 @@ class Dispatch:
         names = (
             name.decode(errors="replace").rpartition("-t") for name in self._client.lrange(self._queue.key, 0, _NEXT)
         )
-        return {run for run, _, number in names if run and number.isdigit()}
+        return {run for run, _, number in names if is_run_id(run) and number.isdigit()}
 
     def stop(self, ticket: str) -> None:
         """Have the worker that runs a ticket kill its work-horse, if it still does."""

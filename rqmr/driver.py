@@ -74,6 +74,7 @@ class Driver:
         self._client = clone(client, patient=False, seconds=_REPLY_SECONDS)
         self._spec = spec
         self._is_creator = is_creator
+        self._may_drive = True
         self._patience = _VISITORS_SECONDS if is_visitor else _PATIENCE_SECONDS
         self._output = output
         self._observer = observer
@@ -197,9 +198,15 @@ class Driver:
 
     def _drives(self) -> bool:
         """Take or keep the driver's lease; whether this is the driver now."""
-        if self._is_only_watching or self._passed_on:
+        if self._is_only_watching or self._passed_on or not self._may_drive:
             return False
-        return self._state.drive(self._name, lease_ms=self._spec.lease_ms) is not None
+        try:
+            return self._state.drive(self._name, lease_ms=self._spec.lease_ms) is not None
+        except redis.exceptions.NoPermissionError:
+            if self._is_creator:
+                raise
+            self._may_drive = False  # it is a user who may only look
+            return False
 
     def _look(self) -> Facts | None:
         return self._state.facts(workers=self._dispatch.workers())

@@ -95,7 +95,7 @@ class Heartbeat:
         """Stop beating."""
         self._closed.set()
         self._thread.join()
-        with suppress(redis.RedisError):
+        with suppress(redis.RedisError, DamagedError):
             self._charge_run()
         self._client.close()
 

@@ -214,11 +214,12 @@ def _neighbours(client: Client, run: str) -> tuple[Neighbour, ...]:
         pipe.hmget(keys.run, "state", "full")
         pipe.exists(keys.leases)
         pipe.exists(keys.driver, keys.standby, keys.leases)
-    told = iter(pipe.execute() if others else [])
+    # What is damaged of another run is an error in its place, and no concern of this one.
+    told = iter(pipe.execute(raise_on_error=False) if others else [])
     return tuple(
-        Neighbour(other > own, full is not None, bool(at_work), bool(attended))
-        for other, (state, full), at_work, attended in zip(others, told, told, told, strict=True)
-        if state == RunState.RUNNING.value.encode()
+        Neighbour(other > own, fields[1] is not None, bool(at_work), bool(attended))
+        for other, fields, at_work, attended in zip(others, told, told, told, strict=True)
+        if isinstance(fields, list) and fields[0] == RunState.RUNNING.value.encode()
     )
 
 

@@ -251,6 +251,8 @@ def _opened() -> Iterator[ExitStack]:
     try:
         with ExitStack() as stack:
             yield stack
+    except redis.exceptions.NoPermissionError as error:
+        raise RefusedError(f"Redis doesn't let this user do that: {error}") from error
     except redis.RedisError as error:
         raise RqmrError(f"Redis doesn't answer any more: {error}") from error
 
@@ -304,7 +306,8 @@ def _follow(found: Found, where: Where, view: View, stack: ExitStack) -> Summary
     stack.enter_context(closing(output))
     stack.callback(output.discard)
     output.is_kept = True
-    found.state.touch()
+    with contextlib.suppress(redis.exceptions.NoPermissionError):  # who may only look
+        found.state.touch()
     view.begin(header_of(spec, found.server.description))
     watched = Watched(view, found.local, output)
     return follow(found.server, spec, output, watched, where, is_creator=False)

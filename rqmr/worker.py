@@ -25,6 +25,7 @@ from rqmr.connection import clone
 from rqmr.dispatch import Dispatch, is_told_to_stop
 from rqmr.errors import (
     AttemptEnded,
+    DamagedError,
     JobError,
     MixedKeysError,
     PhaseReopened,
@@ -96,8 +97,11 @@ def _gives_way(state: State, ticket: str, worker: str) -> bool:
     dispatch = Dispatch(state.client, state.spec.queue)
     others = [RunKeys(run) for run in sorted(dispatch.runs() - {state.run})]
     behind = structs.replace(state.spec, priority="normal").cost_of(_BEHIND_SECONDS)
-    if not others or state.scripts.give_way(others, worker, behind) != "GIVE WAY":
-        return False
+    try:
+        if not others or state.scripts.give_way(others, worker, behind) != "GIVE WAY":
+            return False
+    except DamagedError:
+        return False  # it is perhaps another run that is damaged; of this one it would be told elsewhere
     dispatch.enqueue(state.run, state.tickets.issue(1))
     state.tickets.forget([ticket])  # last: if this horse dies now, the run still has one
     return True

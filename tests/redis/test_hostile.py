@@ -22,6 +22,7 @@ from rich.console import Console
 from rqmr import keys, registry, signing
 from rqmr.access import Where
 from rqmr.codec import Chunk, ChunkCodec, seal
+from rqmr.dispatch import Dispatch
 from rqmr.driver import Driver, end_run
 from rqmr.errors import DamagedError, JobError, RqmrError, RunFailed, SegmentLost, SignatureError
 from rqmr.facts import End, Header
@@ -41,6 +42,7 @@ from rqmr.shuffle import SegmentReader
 from rqmr.state import State
 from rqmr.status import status_of_facts
 from rqmr.view import Silent
+from rqmr.worker import _gives_way
 
 EXAMPLES = int(os.environ.get("RQMR_TEST_EXAMPLES", "40"))
 few = settings(
@@ -322,6 +324,23 @@ def test_a_damaged_run_can_be_removed(make_run: Any, redis: Any, redis_url: str)
     redis.hset(run.keys.run, "phase", "many")
     remove(run.spec.run, Where(redis_url))
     assert not list(redis.scan_iter("rqmr:wordcount-7k2p9x*"))
+
+
+def test_another_runs_damage_is_no_concern_of_a_run(make_run: Any, redis: Any) -> None:
+    """Neither when it asks who else waits for memory, nor when it asks who else has work for this worker."""
+    run, _ = busy_run(make_run)
+    other = RunKeys("other-7k2p9x")
+    for member in (other.run, other.pending, other.backups):
+        registry.register(redis, "other-7k2p9x", 5)
+        redis.set(member, b"no hash", px=60_000)
+    redis.hset(run.keys.run, "full", "1 2 3")
+    assert run.state.facts().neighbours == ()
+    redis.rpush("rq:queue:rqmr", "other-7k2p9x-t1", "wordcount-7k2p9x:end-t1", b"\xff-t2")
+    dispatch = Dispatch(redis, "rqmr")
+    assert dispatch.runs() == {"other-7k2p9x"}
+    with pytest.raises(DamagedError):
+        run.scripts.give_way([other], "w1", 5)
+    assert not _gives_way(run.state, "wordcount-7k2p9x-t1", "w1")
 
 
 def test_names_that_are_no_runs_are_not_listed(redis: Any, redis_url: str) -> None:

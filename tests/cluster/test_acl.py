@@ -1,0 +1,237 @@
+"""The users of deploy/acl: each of them can do its work, and no more."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from bench import files
+from harness import JOBS, ROOT, RedisServer, Workers, wait_until
+
+from rqmr.connection import connect
+from rqmr.dispatch import Dispatch
+
+Rqmr = Callable[..., subprocess.CompletedProcess[str]]
+ROLES = ("driver", "worker", "viewer")
+
+
+class Guarded:
+    """A server that has these users, and nobody without a password."""
+
+    def __init__(self, directory: Path) -> None:
+        users = ["user default off", f"user admin on {hashed('admin')} ~* &* +@all"]
+        for role in ROLES:
+            text = (ROOT / "deploy" / "acl" / f"{role}.acl").read_text()
+            assert text.count("#PASSWORD_SHA256") == 1
+            users.append(text.strip().replace("#PASSWORD_SHA256", hashed(role)))
+        (directory / "users.acl").write_text("\n".join(users) + "\n")
+        self._server = RedisServer(directory, ["--aclfile", str(directory / "users.acl")])
+        self._server.start()
+        self.admin = connect(self.url("admin"))
+        wait_until(self._is_up, timeout=10, what="the server answers")
+
+    def url(self, role: str) -> str:
+        name = role if role == "admin" else f"rqmr-{role}"
+        return self._server.url.replace("unix://", f"unix://{name}@") + f"&password={role}-password"
+
+    def denied(self) -> list[str]:
+        """What users tried and weren't allowed to."""
+        return [f"{entry['username']}: {entry['reason']} {entry['object']}" for entry in self.admin.acl_log()]
+
+    def close(self) -> None:
+        self.admin.close()
+        self._server.close()
+
+    def _is_up(self) -> bool:
+        try:
+            return bool(self.admin.ping())
+        except redis_py.ConnectionError:
+            return False
+
+
+def hashed(role: str) -> str:
+    return "#" + hashlib.sha256(f"{role}-password".encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    server = Guarded(tmp_path_factory.mktemp("guarded"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def acl_workers(guarded: Guarded, tmp_path: Path) -> Iterator[Workers]:
+    guarded.admin.flushall()
+    guarded.admin.acl_log_reset()
+    directory = tmp_path / "workers"
+    directory.mkdir()
+    group = Workers(guarded.url("worker"), directory)
+    yield group
+    group.stop()
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    directory = tmp_path / "words"
+    directory.mkdir()
+    for number in range(6):
+        (directory / f"{number}.txt").write_text("a word and another\n" * 40)
+    return directory
+
+
+#: What redis-py tries and does without.
+_OPTIONAL = re.compile("client.maint_notifications", re.IGNORECASE)
+
+
+def missing(guarded: Guarded) -> list[str]:
+    return [each for each in guarded.denied() if not _OPTIONAL.search(each)]
+
+
+def test_driver_and_worker_may_do_all_that_a_run_takes(
+    guarded: Guarded, acl_workers: Workers, rqmr: Rqmr, words: Path, tmp_path: Path
+) -> None:
+    """A run that succeeds, one that fails and is resumed, one that is cancelled, and what is asked of RQ meanwhile."""
+    acl_workers.start(2)
+    url = ("--redis-url", guarded.url("driver"))
+    done = rqmr("run", "wordcount", words, *url, "-o", tmp_path / "out", "-r", 2, "--split-size", "200")
+    assert done.returncode == 0, done.stderr
+    rqmr("run", "wordcount", words, "--inline", "-o", tmp_path / "oracle", "-r", 2, "--split-size", "200")
+    assert files(tmp_path / "out") == files(tmp_path / "oracle")
+
+    (tmp_path / "bad.txt").write_text("error\nfine\n")
+    failed = rqmr("run", JOBS / "bad.py", tmp_path / "bad.txt", *url, "-o", tmp_path / "failed")
+    run = re.search(r"rqmr resume (\S+)", failed.stderr)
+    assert run, failed.stderr
+    for command in (["status", run[1]], ["resume", run[1], "--skip-bad", 1]):
+        told = rqmr(*command, *url)
+        assert told.returncode == 0, told.stderr
+    detached = rqmr("run", JOBS / "slow.py", words, "-p", "seconds=0.05", *url, "-o", tmp_path / "slow", "--detach")
+    assert rqmr("cancel", detached.stdout.strip(), *url).returncode == 0
+    for role in ("driver", "worker"):
+        ask_rq_of_its_tickets(guarded.url(role), detached.stdout.strip())
+    assert missing(guarded) == []
+
+
+def ask_rq_of_its_tickets(url: str, run: str) -> None:
+    """What a tick does when something died; each is a matter of seconds in a whole run."""
+    client = connect(url)
+    dispatch, ticket = Dispatch(client, "rqmr"), f"{run}-t1"
+    dispatch.over([ticket])
+    dispatch.refusals([ticket])
+    dispatch.stop(ticket)
+    dispatch.drop([ticket])
+    dispatch.is_wanted()
+    client.memory_usage(f"rqmr:{run}")
+    client.close()
+
+
+def test_a_viewer_sees_runs_and_may_neither_end_nor_drive_nor_start_one(
+    guarded: Guarded, acl_workers: Workers, rqmr: Rqmr, words: Path, tmp_path: Path
+) -> None:
+    driver, viewer = (("--redis-url", guarded.url(role)) for role in ("driver", "viewer"))
+    detached = rqmr("run", JOBS / "slow.py", words, "-p", "seconds=0.001", *driver, "-o", tmp_path / "out", "--detach")
+    run = detached.stdout.strip()
+    assert run in rqmr("ps", *viewer).stdout
+    assert json.loads(rqmr("status", run, "--json", *viewer).stdout)["run"] == run
+    for command in (["cancel", run], ["run", "wordcount", words, "-o", tmp_path / "other"]):
+        refused = rqmr(*command, *viewer)
+        assert refused.returncode == 2, refused.stderr
+        assert "permissions" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+    with subprocess.Popen(_command("attach", run, *viewer), stderr=subprocess.PIPE, text=True) as watching:
+        acl_workers.start(1)
+        collected = rqmr("attach", run, *driver)
+        assert collected.returncode == 0, collected.stderr
+        _, told = watching.communicate(timeout=20)
+    assert watching.returncode == 0, told
+    assert f"{run} succeeded" in told
+
+
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "rqmr", *map(str, arguments)]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("CONFIG", "GET", "*"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("ACL", "LIST"),
+        ("MONITOR",),
+        ("SHUTDOWN", "NOSAVE"),
+        ("REPLICAOF", "host", "1"),
+        ("MODULE", "LIST"),
+        ("FUNCTION", "LIST"),
+        ("CLIENT", "KILL", "ID", "0"),
+        ("GET", "others"),
+        ("SET", "others", "x"),
+        ("DEL", "others"),
+        ("PUBLISH", "others", "x"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_no_user_may_do_what_is_not_its_work(role: str, command: tuple[str, ...], guarded: Guarded) -> None:
+    client = connect(guarded.url(role))
+    try:
+        with pytest.raises(redis_py.exceptions.NoPermissionError):
+            client.execute_command(*command)
+    finally:
+        client.close()
+
+
+RUN = "rqmr:wordcount-7k2p9x"
+
+
+@pytest.mark.parametrize(
+    ("role", "command"),
+    [
+        ("viewer", ("HSET", RUN, "state", "cancelled")),
+        ("viewer", ("DEL", RUN)),
+        ("viewer", ("EVAL", "return 1", "0")),
+        ("viewer", ("EXPIRE", RUN, "1")),
+        ("viewer", ("RPUSH", "rq:queue:rqmr", "x")),
+        ("viewer", ("HGETALL", f"{RUN}:s0:shuffle:0")),
+        ("viewer", ("HGETALL", f"{RUN}:splits")),
+        ("viewer", ("GET", "rqmr:code:" + "0" * 32)),
+        ("viewer", ("HGETALL", "rq:job:x")),
+        ("driver", ("SUBSCRIBE", "rq:pubsub:w1")),
+        ("driver", ("EVAL", "return 1", "0")),
+        ("driver", ("SADD", "rq:workers:rqmr", "rq:worker:false")),
+        ("driver", ("HSET", "rq:worker:w1", "state", "idle")),
+        ("driver", ("BLMOVE", "rq:queue:rqmr", "rq:queue:other", "LEFT", "RIGHT", "1")),
+        ("worker", ("SUBSCRIBE", "others")),
+        ("worker", ("SWAPDB", "0", "1")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_a_user_may_not_do_anothers_work(role: str, command: tuple[str, ...], guarded: Guarded) -> None:
+    client = connect(guarded.url(role))
+    try:
+        with pytest.raises(redis_py.exceptions.NoPermissionError):
+            client.execute_command(*command)
+    finally:
+        client.close()
+
+
+def test_a_file_whose_password_was_not_filled_in_starts_no_server(tmp_path: Path) -> None:
+    (tmp_path / "users.acl").write_text((ROOT / "deploy" / "acl" / "viewer.acl").read_text())
+    server = RedisServer(tmp_path, ["--aclfile", str(tmp_path / "users.acl")])
+    server.start()
+    assert server.process
+    try:
+        assert server.process.wait(10) != 0
+    finally:
+        server.close()
