@@ -87,6 +87,7 @@ class Request:
     where: Where = field(default_factory=Where)
     inline: bool = False
     overwrite: bool = False
+    includes: Sequence[str | os.PathLike[str]] = ()  # files that travel with the job
 
     @property
     def is_private(self) -> bool:
@@ -119,6 +120,7 @@ def run(
     *,
     output: str | os.PathLike[str] | None = None,
     params: Mapping[str, Any] | None = None,
+    include: Sequence[str | os.PathLike[str]] = (),
     config: Config | None = None,
     redis_url: str | None = None,
     durable: str | os.PathLike[str] | None = None,
@@ -128,10 +130,10 @@ def run(
 ) -> Result:
     """Run a job over its inputs, and return its output.
 
-    `job` is a Job subclass, or its name as `rqmr run` takes it; `inputs` are paths, globs, or `Text`. Without `output`
-    the records are kept in a temporary directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL
-    or REDIS_URL a private server is started for this run, with one worker for each core; with `durable` it keeps its
-    data in that directory.
+    `job` is a Job subclass, or its name as `rqmr run` takes it; `inputs` are paths, globs, or `Text`; `include` are
+    files, modules and directories that travel with the job (see `Job.included`). Without `output` the records are kept
+    in a temporary directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private
+    server is started for this run, with one worker for each core; with `durable` it keeps its data in that directory.
 
     A run with an output on a named Redis or a durable server outlives this call: if it is interrupted or fails, it can
     be attached to or resumed (`rqmr attach RUN`, `rqmr resume RUN`).
@@ -149,6 +151,7 @@ def run(
             job=job,
             inputs=[inputs] if isinstance(inputs, (str, os.PathLike, Text)) else list(inputs),
             params=params or {},
+            includes=[include] if isinstance(include, (str, os.PathLike)) else list(include),
             config=structs.replace(config, format=form),
             output=temporary.name if temporary else os.fspath(output or ""),
             temporary=temporary is not None,
@@ -292,7 +295,7 @@ def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
                 durable=request.where.directory,
             )
         )
-    made_program = program(request.job, request.params)
+    made_program = program(request.job, request.params, request.includes)
     named = [each for each in request.inputs if not isinstance(each, Text) and each != STDIN]
     sources = expand(named) if named or not request.inputs else []
     run = new_run_id(made_program.short_name)

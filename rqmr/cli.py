@@ -132,6 +132,10 @@ def run(
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A job's parameter.")
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="PATH", help="A file, module or directory that travels with the job."),
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="tsv or jsonl.")] = "tsv",
     encoding: Annotated[str, typer.Option("--encoding", help="Encoding of text inputs.")] = "utf-8",
     decode_errors: Annotated[str, typer.Option("--decode-errors", help="replace or strict.")] = "replace",
@@ -204,6 +208,7 @@ def run(
             job=job,
             inputs=inputs or [],
             params=_parameters(param or []),
+            includes=include or [],
             config=config,
             output=temporary if output == "-" else output or "output/{run}",
             temporary=output == "-",

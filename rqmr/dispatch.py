@@ -22,6 +22,7 @@ from rq.worker_registration import get_keys
 
 from rqmr.connection import Client
 from rqmr.damage import as_words
+from rqmr.errors import WorkerUnfit
 from rqmr.keys import is_run_id
 
 #: Seconds that RQ keeps a failed ticket with its traceback, for rq info and dashboards.
@@ -33,6 +34,8 @@ _NEXT = 200  # RQ jobs that are looked at for whose they are
 _OVER = (None, b"finished", b"failed", b"stopped", b"canceled")
 #: Characters of a traceback that are read, of which RQ keeps any number, packed.
 _LONGEST_TRACEBACK, _LONGEST_LINE = 1 << 20, 1000
+#: How RQ spells the error of a worker that lacks something; it names the worker itself.
+_UNFIT = f"{WorkerUnfit.__module__}.{WorkerUnfit.__name__}: "
 
 
 class _Failed(NamedTuple):
@@ -72,7 +75,11 @@ class Dispatch:
 
     def workers(self) -> int:
         """Return how many workers listen on the queue, as far as RQ knows."""
-        return len(get_keys(queue=self._queue))
+        return len(self.listening())
+
+    def listening(self) -> set[str]:
+        """Return the names of the workers that listen on the queue, as far as RQ knows."""
+        return {name.removeprefix("rq:worker:") for name in get_keys(queue=self._queue)}
 
     def missing(self, tickets: Iterable[str]) -> list[str]:
         """Return those of the tickets that are not in the queue: taken, or lost by RQ."""
@@ -99,7 +106,7 @@ class Dispatch:
     def refusals(self, tickets: Iterable[str]) -> list[tuple[str, str]]:
         """Return, for each of the tickets that a worker failed to run, the worker and the end of its traceback."""
         return [
-            (each.worker or "a worker", each.told.splitlines()[-1][:_LONGEST_LINE])
+            (each.worker or "a worker", each.told.splitlines()[-1].removeprefix(_UNFIT)[:_LONGEST_LINE])
             for each in self._failed(tickets)
             if each.told.startswith("Traceback")
         ]

@@ -101,6 +101,10 @@ class PhaseReopened(RqmrError):
     """The phase before has to run a task again first; this attempt gives its task back. Not an error of anyone."""
 
 
+class WorkerUnfit(RqmrError):
+    """This worker lacks what the run needs; another one may have it, so it isn't charged to the code."""
+
+
 class SegmentLost(RqmrError):
     """Committed segments are missing or damaged: their tasks have to run again."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Sequence, Set
+
 from msgspec import structs
 
 from rqmr.codec import as_text
+from rqmr.facts import Event
 from rqmr.model import AttemptId, Failure, Kind, RecordAt, Skipped, Spec, TaskId
 
 
@@ -53,6 +57,62 @@ def shown_by_rq(run: str, attempt: AttemptId, failure: Failure) -> str:
     if told.record:
         lines.append(f"  record  {told.record}")
     return "\n".join([*lines, "", told.traceback])
+
+
+def unfit(error: BaseException, spec: Spec, *, worker: str, host: str) -> str:
+    """Return why a worker can't load a run's code, in one line: what it lacks, which worker, on which host."""
+    cause = error.__cause__ or error
+    here, there = platform.python_version(), spec.python
+    differ = f" (it runs Python {here}, the run was planned with {there})" if _minor(here) != _minor(there) else ""
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        told = f"has no module {cause.name}{differ}: {_ADVICE}"
+    elif isinstance(cause, SyntaxError):
+        where = f"{cause.filename}, line {cause.lineno}"
+        told = f"can't read {where}: {cause.msg}{differ or f' (it runs Python {here})'}"
+    else:
+        told = f"can't load {spec.job}{differ}: {type(cause).__name__}: {' '.join(str(cause).split()) or 'no message'}"
+    return f"worker {worker} on {host} {told}"
+
+
+_ADVICE = "install it there or, if it is the job's own, let it travel with --include"
+
+
+def advised(failure: Failure, error: BaseException | None, spec: Spec) -> Failure:
+    """Add what to do if an attempt's error says that something isn't on the worker's host."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        told = f"worker {failure.worker} on {failure.host} has no module {error.name}: {_ADVICE}"
+    elif isinstance(error, FileNotFoundError) and spec.is_spread:
+        told = f"it isn't on {failure.host}; let it travel with --include, and read self.included(NAME)"
+    else:
+        return failure
+    return structs.replace(failure, message=f"{failure.message} ({told})")
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+_REFUSED, _COMMITTED = "refused", "committed"
+
+
+def nobody_is_fit(events: Sequence[Event], listening: Set[str], *, now_ms: int, patience_ms: int) -> Failure | None:
+    """Return the failure of a run that every worker which listens has refused; None if one may be able to run it.
+
+    That is so when some time has passed since the first of those who refused it, and nothing was committed meanwhile.
+    """
+    refused: dict[str, Event] = {}
+    for event in events:
+        if event.what == _COMMITTED:
+            refused.clear()
+        elif event.what == _REFUSED:
+            refused.setdefault(event.subject, event)
+    if not refused or not listening or not listening <= refused.keys():
+        return None
+    if now_ms - min(event.at_ms for event in refused.values()) < patience_ms:
+        return None
+    problems = list(dict.fromkeys(refused[worker].note for worker in sorted(listening)))
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return Failure(f"no worker that listens can run it: {problems[0]}{more}")
 
 
 def spelled(failure: Failure) -> Failure:

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from rqmr.aggregators import Aggregator
 from rqmr.codec import ChunkCodec
 from rqmr.errors import JobError, ParameterError
+from rqmr.included import NOTHING, Included
 from rqmr.readers import Lines, Reader
 
 Pairs = Iterable[tuple[Any, Any]]
@@ -96,6 +98,7 @@ class Job:
     combiner: Any = None
     partitioner: Any = None
     sort_values: bool = False
+    _included: Included = NOTHING
 
     def __init__(self, **parameters: Any) -> None:
         """Set the parameters.
@@ -122,10 +125,29 @@ class Job:
             )
         ]
 
+    def included(self, name: str) -> Path:
+        """Return where a file that was given with `--include` is: ``self.included("stopwords.txt")``.
+
+        For an included directory ``data``, `name` is ``"data"`` or ``"data/stopwords.txt"``. The path is of use for as
+        long as the job is, and is another one in each task. Best asked for in `setup`.
+
+        Raises:
+            JobError: no such file was included.
+        """
+        return self._included.path(name)
+
     def count(self, group: str, name: str, amount: int = 1) -> None:
         """Add to a counter. Exact: only the attempts that win are counted, each once."""
         counters = self.counters.setdefault(str(group), {})
         counters[str(name)] = counters.get(str(name), 0) + operator.index(amount)
+
+
+def new_job(job: type[Job], parameters: Mapping[str, Any], included: Included) -> Job:
+    """Return a job that has its included files already when it is initialised. Raises as `Job.__init__`."""
+    made = job.__new__(job)
+    made._included = included
+    made.__init__(**parameters)  # type: ignore[misc]
+    return made
 
 
 def parameters_of(job: type[Job]) -> dict[str, Any]:

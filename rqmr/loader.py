@@ -13,6 +13,7 @@ import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,10 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rqmr.errors import JobError
+from rqmr.included import files_in
 from rqmr.job import Job
 
 _PACKAGE_DIR = Path(__file__).resolve().parent
@@ -42,10 +44,12 @@ class Module(Struct, frozen=True):
 
 
 class Package(Struct, frozen=True):
-    """A job's code: its own module and those it imports from its directory, or its whole package."""
+    """A job's code: its own module and those it imports from its directory or its whole package, and included files."""
 
     entry: str  # the job's module
     modules: dict[str, Module]
+    files: dict[str, bytes] = {}  # included ones that aren't Python
+    includes: tuple[str, ...] = ()  # the paths that were included
 
     def encode(self) -> bytes:
         """Return the bytes that are stored under `content_hash`."""
@@ -119,9 +123,9 @@ def pack_again(package: Package) -> Package | None:
     if not path.is_file():
         return None
     if package.entry == _entry_of(path):
-        return pack_file(path)
+        return include(pack_file(path), package.includes)
     again = _pack_dotted(package.entry)
-    return again if again and again.modules[again.entry].path == str(path) else None
+    return include(again, package.includes) if again and again.modules[again.entry].path == str(path) else None
 
 
 def _entry_of(path: Path) -> str:
@@ -133,14 +137,56 @@ def pack_file(path: Path) -> Package:
     entry = _entry_of(path)
     modules: dict[str, Module] = {entry: _read(path, is_package=False)}
     # Among installed packages nothing is the job's own, and all of it is on the workers.
-    waiting = [] if path.absolute().parent.name in _SITES else list(_imported(modules[entry]))
+    if path.absolute().parent.name not in _SITES:
+        _add_imported(modules, path.parent, modules[entry])
+    return _limited(Package(entry, modules))
+
+
+def _add_imported(modules: dict[str, Module], directory: Path, module: Module) -> None:
+    """Add what a module imports from a directory, and what that imports from it."""
+    waiting = list(_imported(module))
     while waiting:
         name = waiting.pop()
-        for found, module in _beside(path.parent, name):
+        for found, each in _beside(directory, name):
             if found not in modules:
-                modules[found] = module
-                waiting += _imported(module)
-    return _limited(Package(entry, modules))
+                modules[found] = each
+                waiting += _imported(each)
+
+
+def include(package: Package, paths: Sequence[str | os.PathLike[str]]) -> Package:
+    """Add files and directories to a package: a Python file as a module of its name, others for the job to read.
+
+    Of a directory both: it is a package of its name, and the other files in it are in it.
+
+    Raises:
+        JobError: there is no such file, it can't be read, another one has its name, or it is too large to travel.
+    """
+    modules, files = dict(package.modules), dict(package.files)
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - Path keeps the ".." of a/../b
+    for path in absolute:
+        added: dict[str, Module] = {}
+        if path.suffix == ".py" and path.is_file():
+            _check_module_name(path)
+            added[path.stem] = _read(path, is_package=False)
+            _add_imported(added, path.parent, added[path.stem])
+        elif path.is_dir() or path.is_file():
+            for name, data in files_in(path, _LIMIT):
+                if files.setdefault(name, data) != data:
+                    raise JobError(f"{path} can't be included: there is another {name} already")
+            if path.is_dir() and path.name.isidentifier():
+                added = dict(_beside(path.parent, path.name))
+        else:
+            raise JobError(f"there is no file {path} to include")
+        for name, module in added.items():
+            if modules.setdefault(name, module) != module:
+                raise JobError(f"{module.path} can't be included: {modules[name].path} is a module {name}, too")
+    return _limited(structs.replace(package, modules=modules, files=files, includes=tuple(map(str, absolute))))
+
+
+def _check_module_name(path: Path) -> None:
+    if path.stem in _NOT_A_JOBS or not path.stem.isidentifier():
+        what = "Python has a module of that name" if path.stem in _NOT_A_JOBS else "that is no name for a module"
+        raise JobError(f"{path} can't be included: {what}; rename it")
 
 
 def _pack_dotted(name: str) -> Package | None:
@@ -245,7 +291,7 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         except (Exception, SystemExit) as error:
             path = package.modules[package.entry].path
             cls.deactivate()
-            raise JobError(f"{path} can't be imported:\n{user_traceback(error)}") from error
+            raise JobError(f"{path} can't be imported:\n{user_traceback(error)}{_stays_at_home(error)}") from error
         finally:
             cls.loading = False
 
@@ -328,8 +374,17 @@ def _beside(directory: Path, name: str) -> Iterator[tuple[str, Module]]:
                 yield ".".join(file.relative_to(directory).with_suffix("").parts), _read(file, is_package=False)
 
 
+def _stays_at_home(error: BaseException) -> str:
+    """Return what to do about a module that is here, but not where the job's modules are looked for."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    here = next((Path(each) for each in (f"{name}.py", name) if name and Path(each).exists()), None)
+    if here is None:
+        return ""
+    return f"\n{here} is in {Path.cwd()}, not beside the job, so it doesn't travel by itself: add --include {here}"
+
+
 def _limited(package: Package) -> Package:
-    size = sum(len(module.source) for module in package.modules.values())
+    size = sum(len(module.source) for module in package.modules.values()) + sum(map(len, package.files.values()))
     if size > _LIMIT:
         raise JobError(f"the job's code has {size >> 20} MiB; at most {_LIMIT >> 20} MiB can travel to the workers")
     return package

@@ -293,8 +293,9 @@ def report(failure: Failure, printed: list[str]) -> str:
     """Return a failure as its user reads it: what, where, the user's own traceback, what was printed last."""
     lines = [failure.message]
     if failure.task:
+        host = f" ({failure.host})" if failure.host else ""
         lines.append(
-            f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}" if failure.worker else "")
+            f"  task    {failure.task}" + (f" on worker {short_worker(failure.worker)}{host}" if failure.worker else "")
         )
     if failure.source:
         lines.append(f"  input   {failure.source}" + (f", byte {failure.offset}" if failure.offset >= 0 else ""))

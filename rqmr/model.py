@@ -152,6 +152,7 @@ class Spec(Struct, frozen=True):
     max_failed: int
     max_lost: int
     queue: str
+    python: str = ""  # version that it was planned with
     backups: bool = True
     stall_ms: int = 0  # an attempt none of whose records ends for so long is stuck; 0: never
     task_ms: int = 0  # longest time for an attempt; 0: any
@@ -190,6 +191,7 @@ class Failure(Struct, frozen=True):
     message: str
     task: str = ""
     worker: str = ""
+    host: str = ""
     source: str = ""  # the input's name, and
     offset: int = -1  # the byte offset in it, of the record that was being mapped
     record: str = ""  # the record, shortened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import platform
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ from msgspec import structs
 from rqmr.config import Config
 from rqmr.errors import InputError, JobError, ParameterError, RefusedError
 from rqmr.facts import Summary
+from rqmr.included import NOTHING, Included
 from rqmr.inputs import InputMark, Source, choose_reducers, choose_split_bytes, cut
-from rqmr.job import Job, Step, steps_of
-from rqmr.loader import Package, find, load, pack_file, user_traceback
+from rqmr.job import Job, Step, new_job, steps_of
+from rqmr.loader import Package, find, include, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Skipped, Spec, Split, TaskId
 from rqmr.readers import check_encoding
 
@@ -42,10 +44,11 @@ class Program:
     job: Job
     parameters: dict[str, Any]
     package: Package
+    included: Included = NOTHING
 
     def new_job(self) -> Job:
         """Return another instance, as each task has one of its own."""
-        return type(self.job)(**self.parameters)
+        return new_job(type(self.job), self.parameters, self.included)
 
     @property
     def short_name(self) -> str:
@@ -64,25 +67,29 @@ class Plan:
     inputs: Mapping[bytes, InputMark]  # how each file is now, by its path, if the run may be resumed
 
 
-def program(job: str | type[Job], parameters: Mapping[str, Any]) -> Program:
-    """Find and load a job, and give it its parameters.
+def program(
+    job: str | type[Job], parameters: Mapping[str, Any], includes: Sequence[str | os.PathLike[str]] = ()
+) -> Program:
+    """Find and load a job, and give it its parameters. `includes`: files that travel with it.
 
     Raises:
-        JobError: it can't be found, imported or run.
+        JobError: it can't be found, imported or run, or a file can't be included.
         ParameterError: a parameter is unknown, missing or ill-typed.
     """
     if isinstance(job, str):
         package, class_name = find(job)
+        package = include(package, includes)
         loaded, name = load(package, class_name), job
     else:
-        package, loaded, name = _package_of(job), job, job.__module__.rpartition(".")[2]
+        package, loaded, name = include(_package_of(job), includes), job, job.__module__.rpartition(".")[2]
         name = Path(package.modules[package.entry].path).stem if name == "__main__" else name
-    instance = _instance(loaded, parameters)
+    included = Included(package.files)
+    instance = _instance(loaded, parameters, included)
     try:
         plain = msgspec.to_builtins(dict(parameters))
     except (TypeError, ValueError) as error:
         raise ParameterError(f"a parameter of {loaded.__name__} can't travel to the workers: {error}") from None
-    return Program(name, instance, plain, package)
+    return Program(name, instance, plain, package, included)
 
 
 def program_of(spec: Spec, package: Package) -> Program:
@@ -92,12 +99,13 @@ def program_of(spec: Spec, package: Package) -> Program:
         JobError: the package can't be imported, or has no such job any more.
     """
     loaded = load(package, spec.job_class)
-    return Program(spec.job, _instance(loaded, spec.params), spec.params, package)
+    included = Included(package.files)
+    return Program(spec.job, _instance(loaded, spec.params, included), spec.params, package, included)
 
 
-def _instance(job: type[Job], parameters: Mapping[str, Any]) -> Job:
+def _instance(job: type[Job], parameters: Mapping[str, Any], included: Included) -> Job:
     try:
-        instance = job(**parameters)
+        instance = new_job(job, parameters, included)
         steps_of(instance)
     except RefusedError:
         raise
@@ -172,6 +180,7 @@ def plan(
         max_failed=config.max_failed,
         max_lost=config.max_lost,
         queue=config.queue,
+        python=platform.python_version(),
         backups=config.backups,
         stall_ms=int(config.stall_seconds * 1000),
         task_ms=int(config.task_seconds * 1000),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import redis
 
 from rqmr.dispatch import Dispatch
-from rqmr.facts import Facts, RunningAttempt
+from rqmr.facts import Event, Facts, RunningAttempt
+from rqmr.failures import nobody_is_fit
 from rqmr.memory import shortage_failure
 from rqmr.model import RunState
 from rqmr.scheduler import (
@@ -54,7 +55,7 @@ def _act(instruction: Instruction, facts: Facts, state: State, dispatch: Dispatc
         case Enqueue(count):
             dispatch.enqueue(state.run, state.tickets.issue(count))
         case LookFor(tickets):
-            _look_for(tickets, state, dispatch)
+            _look_for(tickets, facts, state, dispatch)
         case BackUp(attempt, worker):
             state.back_up(attempt, worker)
         case Pause(committed, memory):
@@ -82,10 +83,26 @@ def _ask_after(attempts: Sequence[RunningAttempt], state: State, dispatch: Dispa
             state.expire(attempt.id, dead_since=attempt.renewed_ms, how=over[attempt.ticket])
 
 
-def _look_for(tickets: Sequence[str], state: State, dispatch: Dispatch) -> None:
+def _look_for(tickets: Sequence[str], facts: Facts, state: State, dispatch: Dispatch) -> None:
     """Forget the tickets that aren't queued any more, and tell of those that a worker couldn't run."""
     missing = set(dispatch.missing(tickets))
-    for worker, problem in dispatch.refusals(missing):
+    refusals = dispatch.refusals(missing)
+    for worker, problem in refusals:
         state.tell("refused", worker, problem)
+    if refusals and not facts.running:
+        patience_ms = state.spec.lease_ms
+        failure = nobody_is_fit(_all_events(state), dispatch.listening(), now_ms=facts.now_ms, patience_ms=patience_ms)
+        if failure:
+            state.finish(RunState.FAILED, failure)
+            return
     state.tickets.forget(missing)
     state.tickets.keep(set(tickets) - missing)
+
+
+def _all_events(state: State) -> list[Event]:
+    since, events = state.events()
+    found = list(events)
+    while events:
+        since, events = state.events(since)
+        found += events
+    return found

@@ -34,12 +34,14 @@ from rqmr.errors import (
     SegmentLost,
     SignatureError,
     StoreError,
+    WorkerUnfit,
 )
-from rqmr.failures import shown_by_rq
+from rqmr.failures import advised, shown_by_rq, unfit
 from rqmr.files import opener
 from rqmr.heartbeat import Heartbeat, give_back
+from rqmr.included import NOTHING, Included
 from rqmr.inputs import path_of
-from rqmr.job import Job
+from rqmr.job import Job, new_job
 from rqmr.keys import RunKeys
 from rqmr.loader import decode_package, load, unload
 from rqmr.model import AttemptId, Claim, Failure, Kind, Piece, Split
@@ -76,6 +78,7 @@ def run_ticket(run: str, ticket: str, task: str) -> None:
     worker = rq_job.worker_name or ticket
     try:
         state = State(client, run)
+        _check_protocol(state, worker)
         if not _gives_way(state, ticket, worker):
             _Horse(state, ticket, worker=worker).work(task)
     except AttemptEnded:
@@ -107,6 +110,15 @@ def _gives_way(state: State, ticket: str, worker: str) -> bool:
     return True
 
 
+def _check_protocol(state: State, worker: str) -> None:
+    try:
+        _ = state.spec
+    except (AttemptEnded, SignatureError):
+        raise
+    except RqmrError as error:
+        raise WorkerUnfit(f"worker {worker} on {socket.gethostname()}: {error}") from None
+
+
 class _Horse:
     """One turn of a work-horse on one run."""
 
@@ -126,6 +138,7 @@ class _Horse:
         self._stood_since = 0.0
         self._drives = False
         self._job_class: type[Job] | None = None
+        self._included = NOTHING
 
     def work(self, named: str) -> None:
         """Claim task after task; when there is none and nobody stands by, wait for one, and for the driver's end."""
@@ -140,6 +153,7 @@ class _Horse:
                 claim = self._claim()
         finally:
             self._heartbeat.close()
+            self._included.close()
             self._leave()
 
     def _claim(self, named: str = "") -> Claim | Literal["STAND BY", "NOTHING"]:
@@ -181,6 +195,7 @@ class _Horse:
         not wanted          another attempt won, the run has ended, or a phase was opened again: released
         worker leaves       it was told to stop: released
         segment lost        the tasks that wrote what is missing are reopened; this one is released
+        worker unfit        another one may be able to: released, and raised for RQ, of whom the tick hears it
         Redis failed        nobody is charged: the lease runs out, and the task is another's
         anything else       the job's fault: charged, and raised for RQ to show
         """
@@ -210,6 +225,11 @@ class _Horse:
             for producer in lost.producers:
                 state.reopen(*source.winners[producer], task)
             state.release(attempt)
+        except WorkerUnfit:
+            sink.discard()
+            if state.release(attempt) != "ENDED":
+                state.tickets.put_back(self._ticket, state.spec.keep_ms)
+            raise
         except (redis.RedisError, StoreError):
             raise
         except BaseException as error:  # user code may raise KeyboardInterrupt, too
@@ -236,17 +256,24 @@ class _Horse:
     def _job(self) -> Job:
         spec = self._state.spec
         if self._job_class is None:
-            self._job_class = load(decode_package(self._state.package(), spec.code), spec.job_class)
-        return self._job_class(**spec.params)
+            package = decode_package(self._state.package(), spec.code)
+            try:
+                self._job_class = load(package, spec.job_class)
+            except JobError as error:
+                raise WorkerUnfit(unfit(error, spec, worker=self._worker, host=self._host)) from error
+            self._included = Included(package.files)
+        return new_job(self._job_class, spec.params, self._included)
 
     def _failure(self, claim: Claim, place: Place, error: BaseException) -> Failure:
         task = str(claim.attempt.task)
         if not isinstance(error, Exception):
             error = RecordError(place.failure(error))
         if isinstance(error, RecordError):
-            return structs.replace(error.failure, task=task, worker=self._worker)
-        who = self._state.spec.job_class if isinstance(error, RqmrError) else type(error).__name__
-        return Failure(f"{who}: {error}", task, self._worker, final=isinstance(error, (JobError, MixedKeysError)))
+            failure = structs.replace(error.failure, task=task, worker=self._worker, host=self._host)
+            return advised(failure, error.__cause__, self._state.spec)
+        who, is_final = self._state.spec.job_class, isinstance(error, (JobError, MixedKeysError))
+        told = f"{who if isinstance(error, RqmrError) else type(error).__name__}: {error}"
+        return Failure(told, task, self._worker, self._host, final=is_final)
 
 
 @contextmanager

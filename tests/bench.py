@@ -30,7 +30,16 @@ CUT = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=1)
 class Run(Silent):
     """A run in a thread, and what its view has seen."""
 
-    def __init__(self, job: str, inputs: Sequence[Path], output: Path, url: str, config: Config, params: Any) -> None:
+    def __init__(
+        self,
+        job: str,
+        inputs: Sequence[Path],
+        output: Path,
+        url: str,
+        config: Config,
+        params: Any,
+        include: Sequence[Path] = (),
+    ) -> None:
         self.id = ""
         self.facts: Facts | None = None
         self.seen: list[Event] = []
@@ -42,9 +51,10 @@ class Run(Silent):
         def run() -> None:
             try:
                 result = rqmr.run(
-                    str(JOBS / f"{job}.py"),
+                    str(JOBS / f"{job.removesuffix('.py')}.py"),  # or an absolute path
                     inputs,
                     params=params,
+                    include=include,
                     config=config,
                     output=output,
                     redis_url=url,

@@ -1,0 +1,43 @@
+"""When a run that workers refuse is given up: when all have, for a while, and nobody has got anything done."""
+
+from __future__ import annotations
+
+import pytest
+
+from rqmr.facts import Event
+from rqmr.failures import nobody_is_fit
+
+
+def refused(worker: str, at_ms: int) -> Event:
+    return Event(at_ms, "refused", worker, f"{worker} has no numpy")
+
+
+COMMITTED = Event(5, "committed", "s0-m0000-a1", "")
+
+
+@pytest.mark.parametrize(
+    ("events", "listening", "given_up"),
+    [
+        ([refused("a", 0)], {"a"}, True),
+        ([refused("a", 0), refused("b", 90)], {"a", "b"}, True),
+        ([refused("a", 0), refused("a", 90)], {"a"}, True),
+        ([refused("gone", 0), refused("a", 90)], {"a"}, True),
+        ([COMMITTED, refused("a", 10)], {"a"}, False),
+        ([refused("a", 10)], {"a"}, False),
+        ([refused("a", 0)], {"a", "b"}, False),
+        ([refused("a", 0)], set(), False),
+        ([refused("a", 0), COMMITTED], {"a"}, False),
+        ([], {"a"}, False),
+    ],
+    ids=[
+        "one and only", "the last of two", "twice", "one that left was first", "too short since a commit", "too short",
+        "not all", "nobody listens", "it has worked since", "nobody has refused",
+    ],
+)  # fmt: skip
+def test_a_run_is_given_up_when_all_who_listen_have_refused_it_for_a_while(
+    events: list[Event], listening: set[str], given_up: bool
+) -> None:
+    failure = nobody_is_fit(events, listening, now_ms=100, patience_ms=95)
+    assert (failure is not None) == given_up
+    if failure:
+        assert "a has no numpy" in failure.message
