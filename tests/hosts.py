@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 import redis
-from harness import signal_all, wait_until
+from harness import ROOT, signal_all, wait_until
 
 from rqmr.server import find_server
 from rqmr.sessions import end_sessions
@@ -211,3 +212,39 @@ def network(directory: Path) -> Iterator[Network]:
     finally:
         if made:
             made.close()
+
+
+def main(nodes: int) -> int:
+    """Show a word count over hosts that share nothing: one has the server, one the input, and `nodes` have a worker."""
+    with tempfile.TemporaryDirectory(prefix="rqmr-cluster-") as name, network(Path(name)) as net:
+        driver = net.add("driver")
+        texts = sorted((ROOT / "input").glob("*.txt"))
+        driver.write({f"input/{path.name}": path.read_text() * 20_000 for path in texts})
+        for number in range(1, nodes + 1):
+            net.add(f"node{number}").work()
+        net.wait_for_workers(nodes)
+        for host in net.hosts:
+            print(f"{host.address}  {host.name:<8} {', '.join(sorted(each.name for each in host.root.iterdir()))}")
+        command = [
+            sys.executable,
+            "-m",
+            "rqmr",
+            "run",
+            "wordcount",
+            "input",
+            "--split-size",
+            "256KiB",
+            "-r",
+            "2",
+            "-o",
+            "counts",
+        ]
+        ran = subprocess.run(driver.command(*command), env={**os.environ, "RQMR_REDIS_URL": driver.url})
+        if not ran.returncode:
+            print("counts/part-00000 on driver begins with:")
+            print(*driver.read("counts")["part-00000"].decode().splitlines()[:5], sep="\n")
+        return ran.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3))

@@ -186,3 +186,39 @@ def test_a_clock_that_is_an_hour_wrong_changes_nothing(net: Network, driver: Hos
     assert end["state"] == "succeeded"
     ahead = [line for line in log_of(node).splitlines() if "Job OK" in line]
     assert ahead
+
+
+def test_a_package_and_an_included_file_travel(net: Network, driver: Host) -> None:
+    workers_on(net, 2)
+    driver.write(
+        {
+            "shop/__init__.py": "",
+            "shop/words.py": "def clean(word):\n    return word.strip('.,!').lower()\n",
+            "shop/count.py": _WITH_PACKAGE,
+            "lists/stop.txt": "the\nand\n",
+        }
+    )
+    options = ["shop.count", "input", "--include", "lists/stop.txt"]
+    driver.rqmr("run", *options, "-r", "2", "-o", "counts")
+    same_as_inline(driver, "counts", *options)
+    words = {line.split(b"\t")[0] for part in driver.read("counts").values() for line in part.splitlines()}
+    assert b"of" in words
+    assert not words & {b"the", b"and"}
+
+
+_WITH_PACKAGE = """
+from rqmr import Job, Sum
+from shop.words import clean
+
+
+class Count(Job):
+    def setup(self):
+        self.stop = set(self.included("stop.txt").read_text().split())
+
+    def mapper(self, source, line):
+        for word in map(clean, line.split()):
+            if word not in self.stop:
+                yield word, 1
+
+    reducer = Sum()
+"""
