@@ -162,7 +162,7 @@ def run(
         ),
     ] = None,
     priority: Annotated[
-        str, typer.Option("--priority", help="high, normal or low: the share of workers that other runs want, too.")
+        str, typer.Option("--priority", help="high, normal or low: its share of workers that other runs want, too.")
     ] = "normal",
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,

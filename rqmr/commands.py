@@ -133,7 +133,7 @@ def worker(
     ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what RQ logs, too.")] = False,
 ) -> None:
-    """Be some RQ workers, with rqmr imported once; those that end are started again. Ctrl-C ends them."""
+    """Start RQ workers that have rqmr imported, and start those again that end. Ctrl-C ends them."""
     import time
 
     from rqmr.access import reach

@@ -124,13 +124,12 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._closed.wait(self._every):
-            try:
-                watch = self._watch
+            watch, wanted = self._watch, True
+            # The next beat may get through; if none does, the lease runs out, as it should.
+            with suppress(redis.RedisError, DamagedError):
                 wanted = watch is None or self._beat(watch)
                 self.leaves = self.leaves or self._is_told_to_stop(self._client, self._worker)
                 self._charge_run()
-            except (redis.RedisError, DamagedError):
-                continue  # the next beat may get through; if none does, the lease runs out, as it should
             if watch and (self.leaves or not wanted) and self._watch is watch:
                 watch.place.stopped = True
                 self._wait_for_the_end_of(watch)
