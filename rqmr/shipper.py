@@ -14,9 +14,10 @@ import msgspec
 import redis
 
 from rqmr.asks import DATA, PROBLEM, RANGE_BYTES
-from rqmr.connection import clone
+from rqmr.connection import clone, memory_of
 from rqmr.errors import RqmrError
 from rqmr.inputs import is_as_marked, path_of
+from rqmr.memory import room_for_segments
 from rqmr.model import Ask, Spec
 from rqmr.state import State
 
@@ -77,6 +78,10 @@ class Shipper:
         pipe.zrange(self._state.keys.asks, 0, _BATCH - 1, withscores=True)
         (seconds, micros), asks = pipe.execute()
         now_ms = seconds * 1000 + micros // 1000
+        # What segments leave: a stock worker exits when the server refuses to write.
+        room = room_for_segments(memory_of(self._client)) if asks else None
+        if room is not None and room < len(asks) * RANGE_BYTES:
+            return False
         is_any = False
         for packed, at in asks:
             if (ask := _ask(packed)) is None:

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- ask: an attempt asks for ranges of an input that its worker doesn't see, unless the run has ended.
 --
 -- Asking again changes nothing: the first time counts.

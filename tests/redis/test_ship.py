@@ -139,6 +139,19 @@ def test_no_more_than_the_ship_memory_waits_in_redis(far):
     assert not list(run.redis.scan_iter(run.keys.shipment("*"))), "what nobody took goes with who shipped it"
 
 
+def test_a_full_server_is_shipped_nothing(far, maxmemory):
+    """Asking is allowed, answering waits: RQ's workers exit when a server refuses to write."""
+    run, path = far
+    used = run.redis.info("memory")["used_memory"]
+    maxmemory(used + RANGE_BYTES)
+    with shipping(run), opened(run, path) as read, _in_thread(lambda: read.read(4)) as outcome:
+        run.wait_until(lambda: run.redis.zcard(run.keys.asks))
+        maxmemory(used // 2)
+        assert run.scripts.ask([asked(9, bytes(path))]) == "ASKED"
+        maxmemory(used + (256 << 20))
+        assert outcome() == path.read_bytes()[:4]
+
+
 def test_only_inputs_of_the_run_are_shipped(far, tmp_path):
     """Whatever somebody who can write to Redis asks for."""
     run, path = far
