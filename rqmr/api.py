@@ -19,7 +19,7 @@ from rqmr.access import Server, Where, reach
 from rqmr.config import Config
 from rqmr.connection import clone
 from rqmr.driver import Driver
-from rqmr.errors import JobError, RedisError, RefusedError, RqmrError, RunCancelled, RunFailed, RunLeft
+from rqmr.errors import JobError, OutputError, RedisError, RefusedError, RqmrError, RunCancelled, RunFailed, RunLeft
 from rqmr.facts import Header, Summary
 from rqmr.inline import run_inline
 from rqmr.inputs import expand, marks_of
@@ -33,6 +33,7 @@ from rqmr.parts import read_records
 from rqmr.plan import Plan, default_workers, new_run_id, plan, program
 from rqmr.spool import STDIN, Input, Text, spool
 from rqmr.state import State
+from rqmr.urls import is_url, shown
 from rqmr.view import Silent, View, Watched
 
 
@@ -299,6 +300,8 @@ def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
     named = [each for each in request.inputs if not isinstance(each, Text) and each != STDIN]
     sources = expand(named) if named or not request.inputs else []
     run = new_run_id(made_program.short_name)
+    if is_url(request.output):
+        raise OutputError(f"{shown(request.output)} is a URL; name a directory, and copy the output from there")
     output = Output(Path(request.output.replace("{run}", run)), run)
     server = None if request.inline else reach(request.where, local, stack)
     _prepare(output, request, local, stack)

@@ -95,7 +95,9 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT…", help="Files, quoted globs, directories (recursive), or - for stdin.", show_default=False
+            metavar="INPUT…",
+            help="Files, quoted globs, directories (recursive), URLs, or - for stdin.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[

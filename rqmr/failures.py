@@ -59,19 +59,18 @@ def shown_by_rq(run: str, attempt: AttemptId, failure: Failure) -> str:
     return "\n".join([*lines, "", told.traceback])
 
 
-def unfit(error: BaseException, spec: Spec, *, worker: str, host: str) -> str:
-    """Return why a worker can't load a run's code, in one line: what it lacks, which worker, on which host."""
+def unfit(error: BaseException, spec: Spec) -> str:
+    """Return why this worker can't load a run's code, in one line."""
     cause = error.__cause__ or error
     here, there = platform.python_version(), spec.python
     differ = f" (it runs Python {here}, the run was planned with {there})" if _minor(here) != _minor(there) else ""
     if isinstance(cause, ModuleNotFoundError) and cause.name:
-        told = f"has no module {cause.name}{differ}: {_ADVICE}"
-    elif isinstance(cause, SyntaxError):
+        return f"it has no module {cause.name}{differ}: {_ADVICE}"
+    if isinstance(cause, SyntaxError):
         where = f"{cause.filename}, line {cause.lineno}"
-        told = f"can't read {where}: {cause.msg}{differ or f' (it runs Python {here})'}"
-    else:
-        told = f"can't load {spec.job}{differ}: {type(cause).__name__}: {' '.join(str(cause).split()) or 'no message'}"
-    return f"worker {worker} on {host} {told}"
+        return f"it can't read {where}: {cause.msg}{differ or f' (it runs Python {here})'}"
+    told = " ".join(str(cause).split()) or "no message"
+    return f"it can't load {spec.job}{differ}: {type(cause).__name__}: {told}"
 
 
 _ADVICE = "install it there or, if it is the job's own, let it travel with --include"

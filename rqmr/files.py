@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from rqmr.errors import RqmrError
 from rqmr.model import Piece
+from rqmr.urls import is_url, open_url
 
 #: Bytes that are read and decoded at once: enough for C speed, little enough for the processor's cache.
 BLOCK = 256 << 10
@@ -41,12 +42,15 @@ class UnreadableRecord(ValueError):
         self.reason = reason
 
 
-def _open_here(piece: Piece) -> io.BufferedReader:
+def open_here(piece: Piece) -> io.BufferedReader:
+    """Open a piece's file as this process sees it, or what is at its URL."""
+    if is_url(piece.path):
+        return open_url(piece)
     return Path(os.fsdecode(piece.path)).open("rb")
 
 
 #: How a piece's file is opened. A worker that doesn't see it has another way.
-opener: ContextVar[Callable[[Piece], io.BufferedReader]] = ContextVar("opener", default=_open_here)
+opener: ContextVar[Callable[[Piece], io.BufferedReader]] = ContextVar("opener", default=open_here)
 
 
 @contextmanager

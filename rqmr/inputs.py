@@ -17,6 +17,7 @@ from msgspec import Struct
 from rqmr.errors import InputError
 from rqmr.files import compression_of
 from rqmr.model import Piece, Split
+from rqmr.urls import find, is_url
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
@@ -24,12 +25,14 @@ _PIECE_COST = 4 * _KIB  # what a small piece counts for when files are packed: o
 
 
 class Source(Struct, frozen=True):
-    """One input file."""
+    """One input file, or what is at one URL."""
 
     name: str  # as given or found, the mapper's key; bytes that aren't UTF-8 are replaced
-    path: bytes  # absolute, as the file system spells it
+    path: bytes  # absolute, as the file system spells it; or the URL
     size: int  # bytes on disk
     compression: str = ""  # "gzip", "bz2", "xz" or "zst", by what the file begins with
+    version: str = ""  # of what is at a URL
+    is_whole: bool = False  # its server can't give a part of it
 
 
 def expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
@@ -37,10 +40,27 @@ def expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
     A directory stands for the files below it, sorted, without names that begin with "." or "_"; a glob, if nothing has
     that very name, for what it matches, sorted. What is given itself is taken as it is, and twice if given twice.
+    So does a URL, where its store can list; a web server's is one file.
     """
     if not inputs:
         raise InputError("no input given; name files, directories or globs, or - for standard input")
-    return [source_of(path) for given in inputs for path in _paths(os.fspath(given))]
+    return [source for given in inputs for source in _sources(os.fspath(given))]
+
+
+def _sources(given: str) -> list[Source]:
+    if not is_url(given):
+        return [source_of(path) for path in _paths(given)]
+    return [
+        Source(
+            name=found.name,
+            path=os.fsencode(found.url),
+            size=found.size,
+            compression=compression_of(found.start),
+            version=found.version,
+            is_whole=not found.has_ranges,
+        )
+        for found in find(given)
+    ]
 
 
 def source_of(path: str, name: str | None = None) -> Source:
@@ -117,11 +137,12 @@ def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[S
 
 
 def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
-    if source.compression or not splittable:
-        return [Piece(source.name, source.path, 0, None, source.size, source.size)]
+    name, path, version = source.name, source.path, source.version
+    if source.compression or source.is_whole or not splittable:
+        return [Piece(name, path, 0, None, source.size, source.size, version)]
     count = max(1, -(-source.size // split_bytes))  # all about equal: no small rest costs a task of its own
     bounds = [source.size * number // count for number in range(count + 1)]
-    return [Piece(source.name, source.path, start, stop, stop - start, source.size) for start, stop in pairwise(bounds)]
+    return [Piece(name, path, start, stop, stop - start, source.size, version) for start, stop in pairwise(bounds)]
 
 
 def choose_split_bytes(total: int, workers: int) -> int:
@@ -159,8 +180,8 @@ _SAMPLE = 4 * _KIB  # of the beginning and the end of a file
 
 
 def marks_of(sources: Iterable[Source]) -> dict[bytes, InputMark]:
-    """Return how each file is now, by its path."""
-    return {source.path: _mark(source.name, source.path, source.size) for source in sources}
+    """Return how each file is now, by its path. URLs have none: whoever reads them compares their version."""
+    return {source.path: _mark(source.name, source.path, source.size) for source in sources if not is_url(source.path)}
 
 
 def path_of(path: bytes) -> Path:

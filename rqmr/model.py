@@ -102,6 +102,7 @@ class Piece(Struct, frozen=True):
     stop: int | None
     size: int  # bytes on disk that this piece stands for
     end: int | None = None  # of the file when the run was planned: what was added since isn't read
+    version: str = ""  # of what is at a URL, as its store tells it
 
 
 class Split(Struct, frozen=True):

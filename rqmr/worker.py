@@ -37,10 +37,9 @@ from rqmr.errors import (
     WorkerUnfit,
 )
 from rqmr.failures import advised, shown_by_rq, unfit
-from rqmr.files import opener
+from rqmr.files import open_here, opener
 from rqmr.heartbeat import Heartbeat, give_back
 from rqmr.included import NOTHING, Included
-from rqmr.inputs import path_of
 from rqmr.job import Job, new_job
 from rqmr.keys import RunKeys
 from rqmr.loader import decode_package, load, unload
@@ -225,11 +224,11 @@ class _Horse:
             for producer in lost.producers:
                 state.reopen(*source.winners[producer], task)
             state.release(attempt)
-        except WorkerUnfit:
+        except WorkerUnfit as lack:
             sink.discard()
             if state.release(attempt) != "ENDED":
                 state.tickets.put_back(self._ticket, state.spec.keep_ms)
-            raise
+            raise WorkerUnfit(f"worker {self._worker} on {self._host}: {lack}") from lack
         except (redis.RedisError, StoreError):
             raise
         except BaseException as error:  # user code may raise KeyboardInterrupt, too
@@ -247,7 +246,7 @@ class _Horse:
 
         def opened(piece: Piece) -> io.BufferedReader:
             if self._sight.sees_file(piece.path):
-                return path_of(piece.path).open("rb")
+                return open_here(piece)
             shipped = ShippedFile(self._state, attempt, piece, place, worker=self._worker, host=self._host)
             return io.BufferedReader(shipped)
 
@@ -260,7 +259,7 @@ class _Horse:
             try:
                 self._job_class = load(package, spec.job_class)
             except JobError as error:
-                raise WorkerUnfit(unfit(error, spec, worker=self._worker, host=self._host)) from error
+                raise WorkerUnfit(unfit(error, spec)) from error
             self._included = Included(package.files)
         return new_job(self._job_class, spec.params, self._included)
 

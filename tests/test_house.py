@@ -16,7 +16,10 @@ FLOORS = [
     floor.split()
     for floor in (
         "errors damage signing model facts config keys codec",
-        "aggregators files readers inputs spool sealed included job loader parts output plan failures memory scheduler",
+        (
+            "aggregators urls files readers inputs spool sealed included job loader parts output plan failures memory "
+            "scheduler"
+        ),
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
         "dispatch tick worker preload",
