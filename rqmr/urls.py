@@ -10,7 +10,8 @@ import errno
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -36,6 +37,10 @@ _SECRET = re.compile(r"([?&][^=&]*(?:sig|token|key|secret|credential|passw|polic
 _CHANGED = "it isn't any more what it was when the run was planned"
 #: Seconds without a connection, and without a byte. Not for the whole: a mapper may take its time.
 _CONNECT_SECONDS, _SILENT_SECONDS = 30, 60
+
+
+#: Seconds before a request that failed is made again, and again.
+_AGAIN_SECONDS = (0.1, 0.5)
 
 
 class Found(Struct, frozen=True):
@@ -89,27 +94,39 @@ def open_url(piece: Piece) -> io.BufferedReader:
     url = os.fsdecode(piece.path)
     with _told(url, piece.name):
         files, path = _file_system(url)
-        info = files.info(path)
-        if (info.get("size") or 0, _version(info)) != (piece.end, piece.version):
-            raise OSError(errno.ESTALE, _CHANGED, piece.name)
+
+        def check() -> Mapping[str, Any]:
+            info: Mapping[str, Any] = _again(lambda: files.info(path))
+            if (info.get("size") or 0, _version(info)) != (piece.end, piece.version):
+                raise OSError(errno.ESTALE, _CHANGED, piece.name)
+            return info
+
+        info = check()
         if not _is_web(url):
             file = files.open(path, "rb", cache_type="none")
         elif piece.stop is None:
             file = files.open(path, "rb", block_size=0)  # as a stream: it needs no ranges
         else:
             strong = piece.version if piece.version.startswith('"') else ""
-            same = {"headers": {"If-Match": strong}} if strong else {}
+            same = {"headers": {**files.kwargs["headers"], "If-Match": strong}} if strong else {}
             file = files.open(path, "rb", block_size=_REQUEST_BYTES, cache_type="none", size=info["size"], **same)
-        return io.BufferedReader(_Requests(file, piece, url), _REQUEST_BYTES)
+        return io.BufferedReader(_Requests(file, piece, url, check), _REQUEST_BYTES)
 
 
 class _Requests(io.RawIOBase):
-    """A file of fsspec's; each read is one request, for no more than its piece needs."""
+    """A file of fsspec's; each read is one request, for no more than its piece needs.
 
-    def __init__(self, file: Any, piece: Piece, url: str) -> None:
+    The last one of a piece is given out when the file was seen to be still what it was: what was read before it and
+    after it would else be of two files, since few web servers heed If-Match.
+    """
+
+    def __init__(self, file: Any, piece: Piece, url: str, check: Callable[[], object]) -> None:
         self._file = file
         self._piece = piece
         self._url = url
+        self._check = check
+        self._is_pinned = url.startswith(("s3://", "s3a://"))  # each request has its ETag
+        self._is_stream = _is_web(url) and piece.stop is None
         self._position = 0
 
     def readable(self) -> bool:
@@ -134,12 +151,18 @@ class _Requests(io.RawIOBase):
         if size <= 0:
             return 0
         with _told(self._url, piece.name):
-            if self._file.tell() != at:
-                self._file.seek(at)
-            data = self._file.read(size)
+            data = self._file.read(size) if self._is_stream else _again(lambda: self._part(at, size))
+            last = piece.end if piece.stop is None else piece.stop
+            if not self._is_pinned and (not data or (last and at + len(data) >= last)):
+                self._check()
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _part(self, at: int, size: int) -> bytes:
+        if self._file.tell() != at:
+            self._file.seek(at)
+        return bytes(self._file.read(size))
 
     def close(self) -> None:
         if not self.closed:
@@ -244,12 +267,26 @@ def _file_system(url: str) -> tuple[Any, str]:
                 total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS
             )
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+            # A part is one of the file, and not of what a server may make of it on the way.
+            options["headers"] = {"Accept-Encoding": "identity"}
         files, path = core.url_to_fs(url, **options)
     except ImportError as error:
         name = error.name or getattr(error.__cause__, "name", "")  # fsspec's own words for it name no module
         lacks = f"has no {name}" if name else f"lacks something ({error})"
         raise WorkerUnfit(f"it {lacks}, which {urlsplit(url).scheme}:// needs: {_INSTALL}") from None
     return files, path
+
+
+def _again(request: Callable[[], Any]) -> Any:
+    """Return what a request gives, made again where what comes in its way may pass."""
+    for seconds in _AGAIN_SECONDS:
+        try:
+            return request()
+        except Exception as error:
+            if _in_words(error, "")[0] != errno.EIO:
+                raise
+            time.sleep(seconds)
+    return request()
 
 
 _INSTALL = "pip install 'rq-mapreduce[cloud]'"
@@ -270,14 +307,17 @@ def _told(url: str, name: str = "") -> Iterator[None]:
 
 
 def _in_words(error: Exception, url: str) -> tuple[int, str]:
-    status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)  # of a web server
-    if status == 412 or type(error).__name__ == "FileExpired":
+    cause = error.__cause__
+    status = getattr(error, "status", None) or getattr(cause, "status", None)  # of a web server
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and status != 404:
+        error = cause  # fsspec says so, too, of a web server that doesn't answer
+    if status == 412 or type(error).__name__ == "FileExpired" or getattr(error, "errno", None) == errno.ESTALE:
         return errno.ESTALE, _CHANGED
     if isinstance(error, PermissionError) or status in (401, 403):
         return errno.EACCES, "access is denied; credentials are taken from the environment"
     if isinstance(error, FileNotFoundError):
         return errno.ENOENT, "there is nothing"
-    told = " ".join(str(error).replace(url, shown(url)).split())
+    told = " ".join((str(error).replace(url, shown(url)) if url else str(error)).split())
     return errno.EIO, f"{type(error).__name__}: {_SECRET.sub(_HIDDEN, told)}".removesuffix(": ")[:500]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import socket
 import subprocess
@@ -86,6 +87,9 @@ class Web:
         self.files: dict[str, bytes] = {}
         self.has_ranges = True
         self.tells_size = True
+        self.heeds_versions = True  # If-Match, as few do
+        self.squeezes = False  # it compresses what it sends to those who take that
+        self.failures = 0  # requests for content that fail next
         self.breaks_after: int | None = None  # bytes of an answer
         self.password = ""
         self.asked: list[tuple[str, str]] = []  # method and range
@@ -131,8 +135,13 @@ class Web:
             self._send(request, 403, b"")
         elif content is None:
             self._send(request, 404, b"")
-        elif request.headers.get("If-Match", tag) != tag:
+        elif self.heeds_versions and request.headers.get("If-Match", tag) != tag:
             self._send(request, 412, b"")
+        elif self.failures and request.command == "GET":
+            self.failures -= 1
+            self._send(request, 503, b"")
+        elif self.squeezes and request.command == "GET" and "gzip" in request.headers.get("Accept-Encoding", ""):
+            self._send(request, 200, gzip.compress(content), ETag=tag, Content_Encoding="gzip")
         elif self.has_ranges and asked:
             start, end = (int(each) for each in asked.removeprefix("bytes=").split("-"))
             total, end = len(content), min(end, len(content) - 1)

@@ -19,6 +19,7 @@ from stores import S3, Web, s3_server
 import rqmr
 from rqmr.config import Config
 from rqmr.errors import InputError, OutputError
+from rqmr.files import open_piece
 from rqmr.inputs import cut, expand
 from rqmr.model import Settings
 from rqmr.readers import Lines
@@ -197,6 +198,35 @@ def test_a_file_of_the_web_that_changes_after_the_plan_is_an_error(has_ranges: b
     assert "it isn't any more what it was when the run was planned" in str(caught.value)
 
 
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_what_a_server_would_compress_on_the_way_is_asked_for_as_it_is(
+    has_ranges: bool, web: Web, tmp_path: Path, expected: list[bytes]
+) -> None:
+    """Else neither its size nor its parts would be those of the plan."""
+    web.squeezes, web.has_ranges = True, has_ranges
+    assert counted([web.put("text.txt", TEXT)], tmp_path, "out") == expected
+
+
+def test_a_file_that_changes_between_two_parts_is_an_error(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a server that doesn't heed versions: a piece has lines of one."""
+    monkeypatch.setattr("rqmr.urls._REQUEST_BYTES", 4 << 10)
+    web.heeds_versions = False
+    (split,) = cut(expand([web.put("text.txt", TEXT)]), 1 << 20, True)
+    with open_piece(split.pieces[0]) as file:
+        assert file.read(8 << 10) == TEXT[: 8 << 10]
+        web.put("text.txt", TEXT.upper())
+        with pytest.raises(OSError, match="it isn't any more what it was when the run was planned"):
+            file.read()
+
+
+def test_a_request_that_fails_in_passing_is_made_again(web: Web) -> None:
+    splits = cut(expand([web.put("text.txt", TEXT)]), 1 << 20, True)
+    web.failures = 2
+    records = [record for block in Lines().blocks(splits[0].pieces[0], Settings()) for record in block.records]
+    assert len(records) == TEXT.count(b"\n") + 1
+    assert web.failures == 0
+
+
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +266,8 @@ def test_what_is_not_there_is_told(s3: S3, web: Web) -> None:
 
 
 def test_a_server_that_is_not_there_is_told() -> None:
-    assert refused("http://127.0.0.1:1/x").startswith("http://127.0.0.1:1/x can't be read: ")
+    """And isn't taken for one that has no such file."""
+    assert refused("http://127.0.0.1:1/x").startswith("http://127.0.0.1:1/x can't be read: ClientConnectorError: ")
 
 
 def test_a_file_url_is_refused_with_what_to_write() -> None:
