@@ -174,7 +174,7 @@ def test_a_segment_is_read_or_lost(data: st.DataObject) -> None:
         assert "not supported between" in str(error) or "unhashable" in str(error)
 
 
-@pytest.mark.parametrize("runs", [(2**63 - 1,), (2**40, 5), (1,) * 10_000, (), (0,), (-1, 2), (2**32,)])
+@pytest.mark.parametrize("runs", [(2**63 - 1,), (2**64 - 1, 2), (2**40, 5), (1,) * 10_000, (), (0,), (-1, 2), (2**32,)])
 def test_a_segment_that_says_it_has_more_chunks_than_any_is_lost_at_once(runs: tuple[int, ...]) -> None:
     """Nothing is made for each of them."""
     (body,) = ChunkCodec(grouped=True).bodies(["a"], [[1]])
