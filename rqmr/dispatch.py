@@ -18,7 +18,7 @@ from rq import Queue, Worker
 from rq.command import send_command
 from rq.job import Job as RQJob
 from rq.results import Result
-from rq.worker_registration import get_keys
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from rqmr.connection import Client
 from rqmr.damage import as_words
@@ -79,7 +79,8 @@ class Dispatch:
 
     def listening(self) -> set[str]:
         """Return the names of the workers that listen on the queue, as far as RQ knows."""
-        return {name.removeprefix("rq:worker:") for name in get_keys(queue=self._queue)}
+        names = self._client.smembers(WORKERS_BY_QUEUE_KEY % self._queue.name)
+        return {as_words(name).removeprefix("rq:worker:") for name in names}
 
     def missing(self, tickets: Iterable[str]) -> list[str]:
         """Return those of the tickets that are not in the queue: taken, or lost by RQ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,15 +24,17 @@ ROLES = ("driver", "worker", "viewer")
 
 
 class Guarded:
-    """A server that has these users, and nobody without a password."""
+    """A server that has these users, made as the README there says, and one for the test."""
 
     def __init__(self, directory: Path) -> None:
-        users = ["user default off", f"user admin on {hashed('admin')} ~* &* +@all"]
-        for role in ROLES:
-            text = (ROOT / "deploy" / "acl" / f"{role}.acl").read_text()
-            assert text.count("#PASSWORD_SHA256") == 1
-            users.append(text.strip().replace("#PASSWORD_SHA256", hashed(role)))
-        (directory / "users.acl").write_text("\n".join(users) + "\n")
+        shutil.copytree(ROOT / "deploy" / "acl", directory, dirs_exist_ok=True)
+        shell = re.findall(r"```sh\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)[0]
+        commands, _, start = shell.rpartition("valkey-server ")
+        assert start.startswith("--aclfile users.acl ")
+        passwords = "".join(f"{role}-password\n" for role in ROLES)
+        subprocess.run(["bash", "-eu", "-c", commands], cwd=directory, input=passwords, text=True, check=True)
+        with (directory / "users.acl").open("a") as users:
+            users.write(f"user admin on #{hashlib.sha256(b'admin-password').hexdigest()} ~* &* +@all\n")
         self._server = RedisServer(directory, ["--aclfile", str(directory / "users.acl")])
         self._server.start()
         self.admin = connect(self.url("admin"))
@@ -54,10 +57,6 @@ class Guarded:
             return bool(self.admin.ping())
         except redis_py.ConnectionError:
             return False
-
-
-def hashed(role: str) -> str:
-    return "#" + hashlib.sha256(f"{role}-password".encode()).hexdigest()
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ RQMR_TEST_EXAMPLES=5000 looks longer. Hypothesis prints what reproduces a failur
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import msgspec
 import pytest
@@ -146,7 +147,7 @@ def read_segment(*chunks: bytes) -> list[Any]:
 
 def checked(chunk: bytes) -> bytes:
     """Any bytes with the checksum that makes them a chunk's: it is against accidents."""
-    return crc32(chunk).to_bytes(4, "little") + chunk
+    return zlib.crc32(chunk).to_bytes(4, "little") + chunk
 
 
 @timeout
@@ -174,7 +175,7 @@ def test_a_segment_is_read_or_lost(data: st.DataObject) -> None:
         assert "not supported between" in str(error) or "unhashable" in str(error)
 
 
-@pytest.mark.parametrize("runs", [(2**63 - 1,), (2**40, 5), (1,) * 10_000, (), (0,), (-1, 2), (2**32,)])
+@pytest.mark.parametrize("runs", [(2**63 - 1,), (2**64 - 1, 2), (2**40, 5), (1,) * 10_000, (), (0,), (-1, 2), (2**32,)])
 def test_a_segment_that_says_it_has_more_chunks_than_any_is_lost_at_once(runs: tuple[int, ...]) -> None:
     """Nothing is made for each of them."""
     (body,) = ChunkCodec(grouped=True).bodies(["a"], [[1]])
@@ -216,6 +217,7 @@ _WRITERS: dict[str, Callable[[Any, str, bytes, bytes], Any]] = {
     "hash": lambda redis, key, name, value: redis.hset(key, name, value),
     "zset": lambda redis, key, name, value: redis.zadd(key, {name: 7}),
     "list": lambda redis, key, name, value: redis.lpush(key, value),
+    "set": lambda redis, key, name, value: redis.sadd(key, value),
     "stream": lambda redis, key, name, value: redis.xadd(
         key, {name or b"what": value}, id=b"*" if value[:1] < b"a" else b"18446744073709551615-18446744073709551615"
     ),
@@ -232,7 +234,21 @@ def busy_run(make_run: Any) -> tuple[Any, Claim]:
     ask = Ask("a.1", b"/in/0.txt", "0.txt", 0, 100, "w1", "somewhere")
     run.scripts.ask([msgspec.msgpack.encode(ask)])
     run.state.drive("somebody", lease_ms=10_000)
+    registry.write_end(run.redis, End(run.spec.run, "wordcount", RunState.FAILED, "/out", 1, 2))
+    for key, name in ((run.keys.backups, "s0-m0001"), (run.keys.parts, "0.1.0")):
+        run.redis.hset(key, name, "w2")
+        run.redis.pexpire(key, 60_000)
     return run, claim
+
+
+def queue_tickets(run: Any) -> None:
+    """What RQ keeps of a run's tickets."""
+    ticket = f"{run.spec.run}-t1"
+    run.redis.rpush("rq:queue:rqmr", ticket)
+    run.redis.sadd("rq:workers:rqmr", "rq:worker:w1")
+    run.redis.hset(f"rq:job:{ticket}", mapping={"status": "failed", "worker_name": "w1"})
+    told = base64.b64encode(zlib.compress(b"Traceback\nImportError"))
+    run.redis.xadd(f"rq:results:{ticket}", {"type": "2", "exc_string": told})
 
 
 def look(run: Any) -> None:
@@ -256,7 +272,9 @@ def look(run: Any) -> None:
 @timeout
 @few
 @given(data=st.data())
-def test_whatever_is_in_a_runs_keys_is_seen_or_told_as_damaged(data: st.DataObject, make_run: Any, redis: Any) -> None:
+def test_whatever_is_in_a_runs_keys_is_seen_or_told_as_damaged(
+    data: st.DataObject, make_run: Any, redis: Any, redis_url: str
+) -> None:
     redis.flushdb()
     run, claim = busy_run(make_run)
     key = data.draw(st.sampled_from(sorted(each.decode() for each in redis.scan_iter(f"rqmr:{run.spec.run}*"))))
@@ -272,10 +290,34 @@ def test_whatever_is_in_a_runs_keys_is_seen_or_told_as_damaged(data: st.DataObje
         lambda: run.state.expire(claim.attempt),
         lambda: run.state.split(0),
         lambda: registry.read_end(redis, run.spec.run),
+        lambda: list_runs(Where(redis_url)),
+        lambda: status_of(run.spec.run, Where(redis_url)),
         lambda: run.state.inputs(),
     ):
         with contextlib.suppress(RqmrError):
             act()
+
+
+@timeout
+@few
+@given(data=st.data())
+def test_whatever_is_in_rqs_keys_is_read_as_data(data: st.DataObject, make_run: Any, redis: Any) -> None:
+    redis.flushdb()
+    run = make_run()
+    queue_tickets(run)
+    key = data.draw(st.sampled_from(sorted(each.decode() for each in redis.scan_iter("rq:*"))))
+    names = {b"hash": [b"status", b"worker_name"], b"stream": [b"exc_string"]}.get(redis.type(key), [b"x"])
+    _WRITERS[redis.type(key).decode()](redis, key, data.draw(st.sampled_from(names)), data.draw(anything))
+    dispatch, ticket = Dispatch(redis, "rqmr"), f"{run.spec.run}-t1"
+
+    assert dispatch.workers() >= 1
+    assert set(dispatch.over([ticket])) <= {ticket}
+    dispatch.refusals([ticket])
+    dispatch.stop(ticket)
+    assert dispatch.missing([ticket]) == []
+    assert run.spec.run in dispatch.runs()
+    dispatch.drop([ticket])
+    redis.flushdb()
 
 
 @pytest.mark.parametrize("kind", ["string", "hash", "zset", "list"])
