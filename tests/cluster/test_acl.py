@@ -18,6 +18,7 @@ from harness import JOBS, ROOT, RedisServer, Workers, wait_until
 
 from rqmr.connection import connect
 from rqmr.dispatch import Dispatch
+from rqmr.scripts import NAMES, source
 
 Rqmr = Callable[..., subprocess.CompletedProcess[str]]
 ROLES = ("driver", "worker", "viewer")
@@ -72,7 +73,7 @@ def acl_workers(guarded: Guarded, tmp_path: Path) -> Iterator[Workers]:
     guarded.admin.acl_log_reset()
     directory = tmp_path / "workers"
     directory.mkdir()
-    group = Workers(guarded.url("worker"), directory)
+    group = Workers(guarded.url("admin"), directory)  # who looks whether they listen
     yield group
     group.stop()
 
@@ -98,7 +99,7 @@ def test_driver_and_worker_may_do_all_that_a_run_takes(
     guarded: Guarded, acl_workers: Workers, rqmr: Rqmr, words: Path, tmp_path: Path
 ) -> None:
     """A run that succeeds, one that fails and is resumed, one that is cancelled, and what is asked of RQ meanwhile."""
-    acl_workers.start(2)
+    acl_workers.start(2, RQ_REDIS_URL=guarded.url("worker"))
     url = ("--redis-url", guarded.url("driver"))
     done = rqmr("run", "wordcount", words, *url, "-o", tmp_path / "out", "-r", 2, "--split-size", "200")
     assert done.returncode == 0, done.stderr
@@ -127,7 +128,6 @@ def ask_rq_of_its_tickets(url: str, run: str) -> None:
     dispatch.refusals([ticket])
     dispatch.stop(ticket)
     dispatch.drop([ticket])
-    dispatch.is_wanted()
     client.memory_usage(f"rqmr:{run}")
     client.close()
 
@@ -147,7 +147,7 @@ def test_a_viewer_sees_runs_and_may_neither_end_nor_drive_nor_start_one(
     assert not (tmp_path / "other").exists()
 
     with subprocess.Popen(_command("attach", run, *viewer), stderr=subprocess.PIPE, text=True) as watching:
-        acl_workers.start(1)
+        acl_workers.start(1, RQ_REDIS_URL=guarded.url("worker"))
         collected = rqmr("attach", run, *driver)
         assert collected.returncode == 0, collected.stderr
         _, told = watching.communicate(timeout=20)
@@ -157,6 +157,19 @@ def test_a_viewer_sees_runs_and_may_neither_end_nor_drive_nor_start_one(
 
 def _command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "rqmr", *map(str, arguments)]
+
+
+#: Scripts that only work-horses run.
+_OF_WORKERS = frozenset(["ask", "charge", "claim", "commit", "give_way", "place", "release", "renew", "write"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_who_runs_a_script_may_do_all_that_it_does(name: str) -> None:
+    """A server asks for each command of a script whether the user may run it."""
+    called = {word.lower() for word in re.findall(r"redis\.p?call\('(\w+)'", source(name))}
+    for role in ("worker",) if name in _OF_WORKERS else ("worker", "driver"):
+        text = (ROOT / "deploy" / "acl" / f"{role}.acl").read_text()
+        assert not called - set(re.findall(r"\+(\w+)(?= |$)", text)), role
 
 
 @pytest.mark.parametrize("role", ROLES)
