@@ -155,6 +155,11 @@ class Dispatch:
         if removed:
             self._client.unlink(*removed)
 
+    def is_wanted_by_others(self, run: str) -> bool:
+        """Whether RQ jobs wait in the queue, of whomever, that aren't tickets of a run."""
+        own = f"{run}-t".encode()
+        return any(not name.startswith(own) for name in self._client.lrange(self._queue.key, 0, _NEXT - 1))
+
     def is_wanted(self) -> bool:
         """Whether RQ jobs, of whomever, wait in the queue."""
         return bool(self._client.llen(self._queue.key))

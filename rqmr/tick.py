@@ -55,7 +55,7 @@ def _act(instruction: Instruction, facts: Facts, state: State, dispatch: Dispatc
         case Enqueue(count):
             dispatch.enqueue(state.run, state.tickets.issue(count))
         case LookFor(tickets):
-            _look_for(tickets, facts, state, dispatch)
+            _look_for(tickets, state, dispatch)
         case BackUp(attempt, worker):
             state.back_up(attempt, worker)
         case Pause(committed, memory):
@@ -83,20 +83,26 @@ def _ask_after(attempts: Sequence[RunningAttempt], state: State, dispatch: Dispa
             state.expire(attempt.id, dead_since=attempt.renewed_ms, how=over[attempt.ticket])
 
 
-def _look_for(tickets: Sequence[str], facts: Facts, state: State, dispatch: Dispatch) -> None:
+def _look_for(tickets: Sequence[str], state: State, dispatch: Dispatch) -> None:
     """Forget the tickets that aren't queued any more, and tell of those that a worker couldn't run."""
     missing = set(dispatch.missing(tickets))
     refusals = dispatch.refusals(missing)
     for worker, problem in refusals:
         state.tell("refused", worker, problem)
-    if refusals and not facts.running:
-        patience_ms = state.spec.lease_ms
-        failure = nobody_is_fit(_all_events(state), dispatch.listening(), now_ms=facts.now_ms, patience_ms=patience_ms)
-        if failure:
-            state.finish(RunState.FAILED, failure)
-            return
     state.tickets.forget(missing)
     state.tickets.keep(set(tickets) - missing)
+    if refusals:
+        fail_if_nobody_is_fit(state, dispatch)
+
+
+def fail_if_nobody_is_fit(state: State, dispatch: Dispatch) -> None:
+    """Fail the run if all workers that listen have refused it, and for so long that others could have come."""
+    facts = state.facts()
+    if facts is None or facts.state != RunState.RUNNING or facts.running:
+        return
+    events, listening = _all_events(state), dispatch.listening()
+    if failure := nobody_is_fit(events, listening, now_ms=facts.now_ms, patience_ms=state.spec.lease_ms):
+        state.finish(RunState.FAILED, failure)
 
 
 def _all_events(state: State) -> list[Event]:

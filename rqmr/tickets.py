@@ -46,13 +46,5 @@ class Tickets:
             now_ms = seconds * 1000 + micros // 1000
             self._client.zadd(self._keys.tickets, dict.fromkeys(numbers, now_ms), xx=True)
 
-    def put_back(self, ticket: str, keep_ms: int) -> None:
-        """Let a ticket count as issued now that was taken in vain, so that the next one isn't issued at once."""
-        seconds, micros = self._client.time()
-        pipe = self._client.pipeline(transaction=True)
-        pipe.zadd(self._keys.tickets, {ticket.rpartition("-t")[2]: seconds * 1000 + micros // 1000})
-        pipe.pexpire(self._keys.tickets, keep_ms)
-        pipe.execute()
-
     def _name(self, number: int | str) -> str:
         return f"{self._run}-t{number}"

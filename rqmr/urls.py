@@ -273,7 +273,9 @@ def _file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         name = error.name or getattr(error.__cause__, "name", "")  # fsspec's own words for it name no module
         lacks = f"has no {name}" if name else f"lacks something ({error})"
-        raise WorkerUnfit(f"it {lacks}, which {urlsplit(url).scheme}:// needs: {_INSTALL}") from None
+        scheme = urlsplit(url).scheme
+        advice = "pip install 'rq-mapreduce[cloud]'" if scheme in _OF_THE_EXTRA else "install what fsspec needs for it"
+        raise WorkerUnfit(f"it {lacks}, which {scheme}:// needs: {advice}") from None
     return files, path
 
 
@@ -289,7 +291,7 @@ def _again(request: Callable[[], Any]) -> Any:
     return request()
 
 
-_INSTALL = "pip install 'rq-mapreduce[cloud]'"
+_OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
 
 
 @contextmanager

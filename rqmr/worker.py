@@ -52,7 +52,7 @@ from rqmr.sight import Sight
 from rqmr.state import State
 from rqmr.tasks import Care, Task
 from rqmr.teller import Teller
-from rqmr.tick import tick
+from rqmr.tick import fail_if_nobody_is_fit, tick
 
 #: How long one work-horse goes on claiming before it returns to RQ: others' RQ jobs must get their turn.
 _TURN_SECONDS = 3.0
@@ -63,6 +63,8 @@ _LEAST_STAND_SECONDS = 0.2
 _BEHIND_SECONDS = 20.0
 #: Seconds between two looks of a horse that stands by.
 _POLL_SECONDS = 0.2
+#: Seconds after which a worker that can't run a run takes its next ticket.
+_UNFIT_SECONDS = 2.0
 
 
 def run_ticket(run: str, ticket: str, task: str) -> None:
@@ -194,7 +196,7 @@ class _Horse:
         not wanted          another attempt won, the run has ended, or a phase was opened again: released
         worker leaves       it was told to stop: released
         segment lost        the tasks that wrote what is missing are reopened; this one is released
-        worker unfit        another one may be able to: released, and raised for RQ, of whom the tick hears it
+        worker unfit        another one may be able to: released, told, and raised for RQ to show
         Redis failed        nobody is charged: the lease runs out, and the task is another's
         anything else       the job's fault: charged, and raised for RQ to show
         """
@@ -226,9 +228,11 @@ class _Horse:
             state.release(attempt)
         except WorkerUnfit as lack:
             sink.discard()
-            if state.release(attempt) != "ENDED":
-                state.tickets.put_back(self._ticket, state.spec.keep_ms)
-            raise WorkerUnfit(f"worker {self._worker} on {self._host}: {lack}") from lack
+            state.release(attempt)
+            told = f"worker {self._worker} on {self._host}: {lack}"
+            state.tell("refused", self._worker, told)
+            self._linger()
+            raise WorkerUnfit(told) from lack
         except (redis.RedisError, StoreError):
             raise
         except BaseException as error:  # user code may raise KeyboardInterrupt, too
@@ -238,6 +242,13 @@ class _Horse:
                 if failure.traceback:
                     raise RqmrError(shown_by_rq(state.run, attempt, failure)) from None
                 raise
+
+    def _linger(self) -> None:
+        """Leave the run's tickets to workers that can run it, unless RQ jobs of others wait; fail it if none can."""
+        end = time.monotonic() + _UNFIT_SECONDS
+        while time.monotonic() < end and not self._dispatch.is_wanted_by_others(self._state.run):
+            time.sleep(_POLL_SECONDS)
+        fail_if_nobody_is_fit(self._state, self._dispatch)
 
     def _opener(self, split: Split, attempt: AttemptId, place: Place) -> Callable[[Piece], io.BufferedReader] | None:
         """Return how to open the files of a split, if not all of them are here."""

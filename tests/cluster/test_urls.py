@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from bench import Run
 from harness import ROOT, Workers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from stores import S3, Web, s3_server
 
@@ -102,6 +104,12 @@ def test_stock_workers_read_objects_that_only_the_environment_lets_them_read(
     assert counted([s3.put("in/text.txt", TEXT)], tmp_path, "out", inline=False, redis_url=redis_url) == expected
 
 
+def test_local_workers_read_objects_too(s3: S3, tmp_path: Path, expected: list[bytes]) -> None:
+    """They are forks of a process that has read none."""
+    config = replace(SPLIT, workers=2)
+    assert counted([s3.put("in/text.txt", TEXT)], tmp_path, "out", config, inline=False) == expected
+
+
 def test_an_object_that_changes_after_the_plan_is_an_error(s3: S3, tmp_path: Path) -> None:
     """Also if it has the same size."""
     url = s3.put("text.txt", TEXT)
@@ -139,6 +147,22 @@ def test_a_server_with_ranges_is_read_in_parts(web: Web, tmp_path: Path, expecte
     url = web.put("text.txt", TEXT)
     assert counted([url], tmp_path, "out") == expected
     assert len(cut(expand([url]), 4 << 10, True)) > 10
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(st.sampled_from([b"", b"a", b"word " * 20, "é☃".encode(), b"x\r"]), max_size=10),
+    size=st.integers(7, 99),
+)
+def test_however_it_is_cut_the_same_records_are_read(lines: list[bytes], size: int, web: Web, tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_bytes(b"\n".join(lines))
+
+    def records(given: str) -> list[str]:
+        pieces = [piece for split in cut(expand([given]), size, True) for piece in split.pieces]
+        return [record for piece in pieces for block in Lines().blocks(piece, Settings()) for record in block.records]
+
+    assert records(web.put("lines.txt", file.read_bytes())) == records(str(file))
 
 
 def test_of_a_server_with_ranges_hardly_more_is_read_than_a_piece(web: Web) -> None:
@@ -272,6 +296,11 @@ def test_a_server_that_is_not_there_is_told() -> None:
 
 def test_a_file_url_is_refused_with_what_to_write() -> None:
     assert "by its path" in refused("file:///etc/hosts")
+
+
+@pytest.mark.parametrize(("scheme", "told"), [("foo", "Protocol not known"), ("sftp", "install what fsspec needs")])
+def test_what_cannot_be_read_with_what_is_installed_is_told(scheme: str, told: str) -> None:
+    assert told in refused(f"{scheme}://host/x")
 
 
 @pytest.mark.parametrize("missing", ["fsspec.core", "s3fs"])
