@@ -146,8 +146,9 @@ class Workers:
         self._is_stopped.set()
         if self._keeper:
             self._keeper.join()
+        # With orphans, too: one that outlived its worker and this test would write into the next one's database.
+        end_sessions({process.pid for process in self.processes})
         for process in self.processes:
-            signal_all([process.pid, *self.horses_of(process)], signal.SIGKILL)
             process.wait()
 
 

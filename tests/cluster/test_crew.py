@@ -77,7 +77,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_a_crew_does_the_work_with_work_horses_that_have_imported_rqmr_and_ends_without_a_trace(
     start: Start, redis_url: str, redis: Any, bench: Bench
 ) -> None:
-    (bench.directory / "heavy.py").write_text("print('heavy is imported')\n")
+    (bench.directory / "heavy.py").write_text("print('heavy is imported', flush=True)\n")
     crew = start(redis_url, RQMR_PRELOAD="heavy", PYTHONPATH=str(bench.directory))
     started = family(crew.process.pid)
     assert len(crew.workers()) == 2

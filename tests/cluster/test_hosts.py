@@ -81,12 +81,24 @@ def test_a_file_of_the_same_name_and_size_is_not_taken_for_the_input(net: Networ
     same_as_inline(driver, "counts", "wordcount", "input")
 
 
-def slow(net: Network, driver: Host, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+def slow(net: Network, driver: Host, seconds: float = 0.01) -> tuple[subprocess.Popen[bytes], str]:
     """Begin a run whose tasks take a while, in the middle of its map phase; return it and its id."""
     jobs = {name: (JOBS / name).read_text() for name in ("slow.py", "marks.py")}
     driver.write({**jobs, "input/z": "one two three four five\n" * 300})
-    arguments = ["run", "slow.py", "input/z", "--split-size", "400", "-p", "seconds=0.01", "-r", "2", "--lease", "1"]
-    command = driver.begin_rqmr(*arguments, "-o", "counts", *options)
+    arguments = [
+        "run",
+        "slow.py",
+        "input/z",
+        "--split-size",
+        "400",
+        "-p",
+        f"seconds={seconds}",
+        "-r",
+        "2",
+        "--lease",
+        "1",
+    ]
+    command = driver.begin_rqmr(*arguments, "-o", "counts")
     run = wait_until(lambda: net.client.zrange("rqmr:runs", 0, -1), timeout=20, what="the run begins")[0].decode()
     committed(net, run, 3)
     return command, run
@@ -103,12 +115,22 @@ def assert_slow_is_right(driver: Host) -> None:
 
 def test_a_host_that_is_cut_off_and_comes_back_does_no_harm(net: Network, driver: Host) -> None:
     (node, _), _ = workers_on(net, 2)
-    command, run = slow(net, driver)
+    command, run = slow(net, driver, seconds=0.02)
+    wait_until(lambda: _works(net, run, "node1"), timeout=20, what="it has just begun a task")
     net.cut(node)
     wait_until(lambda: net.client.hget(f"rqmr:{run}:s0-m:totals", "lost"), timeout=20, what="its attempt is lost")
     net.mend(node)
     driver.finish(command)
     assert_slow_is_right(driver)
+
+
+def _works(net: Network, run: str, host: str) -> bool:
+    """Whether a worker of a host has an attempt that will take a while yet."""
+    for key in net.client.scan_iter(f"rqmr:{run}:lease:*"):
+        of, records = net.client.hmget(key, "host", "records")
+        if of == host.encode() and int(records or 0) < 5:
+            return True
+    return False
 
 
 def test_a_host_that_is_killed_costs_a_lease(net: Network, driver: Host) -> None:
