@@ -56,7 +56,8 @@ def clone(connection: Client, *, patient: bool, seconds: float = 2, name: str = 
     if issubclass(pool.connection_class, redis.UnixDomainSocketConnection):
         for name in ("socket_connect_timeout", "socket_keepalive"):
             options.pop(name, None)
-    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options))
+    # A client that isn't told so leaves its connections open when it is closed, until they are collected as garbage.
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
 def one_way(client: Client) -> Client:
