@@ -128,6 +128,12 @@ def pack_again(package: Package) -> Package | None:
     return include(again, package.includes) if again and again.modules[again.entry].path == str(path) else None
 
 
+def needs(package: Package) -> tuple[str, ...]:
+    """Return the top-level modules that a package imports, wherever in it, and that workers have to have themselves."""
+    own = {name.partition(".")[0] for name in package.modules} | _NOT_A_JOBS
+    return tuple(sorted({name for module in package.modules.values() for name in _imported(module)} - own))
+
+
 def _entry_of(path: Path) -> str:
     return f"rqmr_job_{path.stem}"  # its own name could be that of a module which others need, such as json
 
