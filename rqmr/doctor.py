@@ -184,7 +184,7 @@ def _modules(job: str | None, findings: list[Finding]) -> tuple[str, ...]:
     """Return what the workers have to have: the modules that a job imports and that don't travel with it."""
     from rqmr.diagnosis import Finding
     from rqmr.errors import JobError
-    from rqmr.loader import find, needs
+    from rqmr.loader import NOT_A_JOBS, find, imported_by
 
     if job is None:
         return ()
@@ -193,7 +193,8 @@ def _modules(job: str | None, findings: list[Finding]) -> tuple[str, ...]:
     except JobError as error:
         findings.append(Finding("problem", "job", str(error)))
         return ()
-    modules = needs(package)
+    own = {name.partition(".")[0] for name in package.modules} | NOT_A_JOBS
+    modules = tuple(sorted({name for each in package.modules.values() for name in imported_by(each)} - own))
     needed = f"; it needs {', '.join(modules)}" if modules else "; it needs nothing that isn't Python's or rqmr's"
     count = len(package.modules)
     files = "1 module travels" if count == 1 else f"{count} modules travel"
