@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rqmr.doctor import doctor
+
 if TYPE_CHECKING:
     from rqmr.access import Where
     from rqmr.facts import Summary
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command(name="rm")(remove)
     app.command()(worker)
+    app.command()(doctor)
 
 
 def ps(redis_url: _Url = None, durable: _Durable = None, as_json: _Json = False) -> None:

@@ -6,6 +6,7 @@ driver; all keys of a run but its code and its end are unlinked when its result 
     rqmr:runs                           zset    run -> ms when it was created; lives for a week after the last one
     rqmr:writer                         string  the attempt that sends a big chunk to a nearly full server; EXPIRES
     rqmr:code:{hash}                    string  the job's package; shared by all runs of the same code
+    rqmr:checkup:{id}                   hash    worker -> what it told rqmr doctor; EXPIRES
     rqmr:{run}                          hash    state, phase, spec, failure, times, key types (keys:s0), ticket number,
                                                 and while claims wait for memory `full` (see pause.lua)
     rqmr:{run}:end                      string  how it ended, for ps and status; lives for a week
@@ -65,6 +66,11 @@ def ranks_of(phase_number: int) -> tuple[int, int]:
 def code(content_hash: str) -> str:
     """Return the key of a job's package."""
     return f"rqmr:code:{content_hash}"
+
+
+def checkup(name: str) -> str:
+    """Return the key of what workers have answered to one checkup."""
+    return f"rqmr:checkup:{name}"
 
 
 class RunKeys:

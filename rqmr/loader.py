@@ -30,7 +30,7 @@ from rqmr.job import Job
 _PACKAGE_DIR = Path(__file__).resolve().parent
 _EXAMPLES = _PACKAGE_DIR / "examples"  # where the wheel carries jobs/
 #: What can't be a job's own, whatever files lie beside it.
-_NOT_A_JOBS = sys.stdlib_module_names | {"rqmr"}
+NOT_A_JOBS = sys.stdlib_module_names | {"rqmr"}
 _SITES = ("site-packages", "dist-packages")
 _LIMIT = 64 << 20  # bytes; a package is one value in Redis and is read by every work-horse
 
@@ -144,13 +144,13 @@ def pack_file(path: Path) -> Package:
 
 def _add_imported(modules: dict[str, Module], directory: Path, module: Module) -> None:
     """Add what a module imports from a directory, and what that imports from it."""
-    waiting = list(_imported(module))
+    waiting = list(imported_by(module))
     while waiting:
         name = waiting.pop()
         for found, each in _beside(directory, name):
             if found not in modules:
                 modules[found] = each
-                waiting += _imported(each)
+                waiting += imported_by(each)
 
 
 def include(package: Package, paths: Sequence[str | os.PathLike[str]]) -> Package:
@@ -184,8 +184,8 @@ def include(package: Package, paths: Sequence[str | os.PathLike[str]]) -> Packag
 
 
 def _check_module_name(path: Path) -> None:
-    if path.stem in _NOT_A_JOBS or not path.stem.isidentifier():
-        what = "Python has a module of that name" if path.stem in _NOT_A_JOBS else "that is no name for a module"
+    if path.stem in NOT_A_JOBS or not path.stem.isidentifier():
+        what = "Python has a module of that name" if path.stem in NOT_A_JOBS else "that is no name for a module"
         raise JobError(f"{path} can't be included: {what}; rename it")
 
 
@@ -195,7 +195,7 @@ def _pack_dotted(name: str) -> Package | None:
     Nothing is imported to find it: parents that were would stay, and be those of an older version one day.
     """
     top, *rest = name.split(".")
-    if not all(part.isidentifier() for part in (top, *rest)) or top in _NOT_A_JOBS:
+    if not all(part.isidentifier() for part in (top, *rest)) or top in NOT_A_JOBS:
         return None
     importlib.invalidate_caches()
     spec = importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
@@ -344,7 +344,7 @@ def _read(path: Path, *, is_package: bool) -> Module:
         raise JobError(f"the job file {path} can't be read: {error.strerror}") from error
 
 
-def _imported(module: Module) -> Iterator[str]:
+def imported_by(module: Module) -> Iterator[str]:
     """Yield the top-level names that a module imports, wherever in it."""
     try:
         tree = ast.parse(module.source, module.path)
@@ -359,7 +359,7 @@ def _imported(module: Module) -> Iterator[str]:
 
 def _beside(directory: Path, name: str) -> Iterator[tuple[str, Module]]:
     """Yield the module of that name in a directory, with all of its submodules if it is a package."""
-    if name in _NOT_A_JOBS:
+    if name in NOT_A_JOBS:
         return
     if (directory / f"{name}.py").is_file():
         yield name, _read(directory / f"{name}.py", is_package=False)

@@ -99,12 +99,6 @@ def test_containers_that_run_workers_are_started_again() -> None:
     assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
 
 
-def test_the_clones_own_compose_file_keeps_its_services_running() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert {name: each["restart"] for name, each in services.items()} == {"valkey": "always", "worker": "always"}
-    assert "--maxmemory-policy noeviction" in services["valkey"]["command"]
-
-
 def test_the_numbers_of_the_manual_are_the_programs() -> None:
     manual, policy = (ROOT / "docs" / "operations.md").read_text(), Policy()
     assert f"from {policy.pause_share:.0%}".replace("%", " %") in manual

@@ -22,9 +22,9 @@ FLOORS = [
         ),
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
-        "dispatch tick worker preload",
+        "dispatch tick worker preload checkup",
         "inline shipper arrivals driver sessions sockets server durable supervise local access crew",
-        "meter status view api runs progress commands cli __main__",
+        "meter diagnosis status view api runs progress doctor commands cli __main__",
     )
 ]
 ORDER = [name for floor in FLOORS for name in floor]
@@ -59,7 +59,7 @@ def test_a_module_imports_only_from_below(module: str) -> None:
 def test_only_the_fourth_floor_and_the_supervisor_know_rq(module: str) -> None:
     text = (PACKAGE / f"{module}.py").read_text()
     knows = re.search(r"^\s*(import rq\b|from rq[ .])", text, re.MULTILINE)
-    assert bool(knows) == (module in {"dispatch", "worker", "supervise"})
+    assert bool(knows) == (module in {"dispatch", "worker", "checkup", "supervise"})
 
 
 def test_no_module_is_longer_than_400_lines() -> None:
