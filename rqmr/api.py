@@ -31,9 +31,10 @@ from rqmr.model import Spec
 from rqmr.output import Output
 from rqmr.parts import read_records
 from rqmr.plan import Plan, default_workers, new_run_id, plan, program
+from rqmr.remote import path_at
 from rqmr.spool import STDIN, Input, Text, spool
 from rqmr.state import State
-from rqmr.urls import is_url, shown
+from rqmr.urls import is_url
 from rqmr.view import Silent, View, Watched
 
 
@@ -47,8 +48,8 @@ class Result:
 
     @property
     def output(self) -> Path:
-        """The directory that the part files are in."""
-        return Path(self.summary.output)
+        """The directory that the part files are in; at a URL, what can be read and listed as one."""
+        return path_at(self.summary.output)
 
     @property
     def paths(self) -> list[Path]:
@@ -131,10 +132,11 @@ def run(
 ) -> Result:
     """Run a job over its inputs, and return its output.
 
-    `job` is a Job subclass, or its name as `rqmr run` takes it; `inputs` are paths, globs, or `Text`; `include` are
-    files, modules and directories that travel with the job (see `Job.included`). Without `output` the records are kept
-    in a temporary directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a private
-    server is started for this run, with one worker for each core; with `durable` it keeps its data in that directory.
+    `job` is a Job subclass, or its name as `rqmr run` takes it; `inputs` are paths, globs, URLs or `Text`; `include`
+    are files, modules and directories that travel with the job (see `Job.included`). Without `output` the records are
+    kept in a temporary directory for as long as the result lives. Without `redis_url`, RQMR_REDIS_URL or REDIS_URL a
+    private server is started for this run, with one worker for each core; with `durable` it keeps its data in that
+    directory.
 
     A run with an output on a named Redis or a durable server outlives this call: if it is interrupted or fails, it can
     be attached to or resumed (`rqmr attach RUN`, `rqmr resume RUN`).
@@ -300,9 +302,9 @@ def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
     named = [each for each in request.inputs if not isinstance(each, Text) and each != STDIN]
     sources = expand(named) if named or not request.inputs else []
     run = new_run_id(made_program.short_name)
-    if is_url(request.output):
-        raise OutputError(f"{shown(request.output)} is a URL; name a directory, and copy the output from there")
-    output = Output(Path(request.output.replace("{run}", run)), run)
+    output = Output(request.output.replace("{run}", run), run)
+    if is_url(request.output) and len(named) < len(request.inputs):
+        raise OutputError("an input that can be read only once is kept beside the output: name a directory for that")
     server = None if request.inline else reach(request.where, local, stack)
     _prepare(output, request, local, stack)
     if len(named) < len(request.inputs):
@@ -361,7 +363,7 @@ def _prepare(output: Output, request: Request, local: Local | None, stack: ExitS
     stack.enter_context(closing(output))
     stack.callback(output.discard)
     output.prepare(overwrite=request.overwrite)
-    if local is not None and request.ends_with_driver:
+    if local is not None and request.ends_with_driver and not is_url(request.output):
         local.remove_on_death(output.directory if request.temporary else output.stage)
         for path in output.made:
             local.remove_on_death(path, if_empty=True)

@@ -11,6 +11,7 @@ from rqmr.model import AttemptId, Failure, Outcome, TaskId
 from rqmr.output import Output
 from rqmr.parcels import bring_in
 from rqmr.state import NOBODY, State
+from rqmr.urls import is_url
 
 
 class Arrivals:
@@ -29,7 +30,7 @@ class Arrivals:
             OSError: a part can't be written.
         """
         spec = self._state.spec
-        if not spec.is_spread or not self._has_seen_stage:
+        if not spec.is_spread or is_url(spec.stage) or not self._has_seen_stage:
             return
         for event in events:
             task = _task_of(event)
@@ -46,8 +47,8 @@ class Arrivals:
             RunLeft: the stage isn't on this host.
             OSError: a part can't be written.
         """
-        if not self._state.spec.is_spread:
-            return True
+        if not self._state.spec.is_spread or is_url(self._state.spec.stage):
+            return True  # if one isn't there, collecting tells
         absent = {
             attempt: outcome
             for task, (attempt, outcome) in winners.items()

@@ -103,7 +103,11 @@ def run(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", metavar="DIR", help="Output directory, or - for stdout.", show_default="output/RUN"
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Output directory, or its URL, or - for stdout.",
+            show_default="output/RUN",
         ),
     ] = None,
     reducers: Annotated[

@@ -312,7 +312,7 @@ def end_run(
     try:
         facts = of_run.facts()
         if facts is not None:  # else somebody else has done it
-            end = End(spec.run, spec.job, state, str(spec.output), facts.started_ms, facts.now_ms, summary, failure)
+            end = End(spec.run, spec.job, state, spec.output, facts.started_ms, facts.now_ms, summary, failure)
             last = of_run.finish(state, failure, end, seen=seen)
             if last == RunState.RUNNING:  # it failed, and is resumed just now
                 return None
@@ -325,7 +325,7 @@ def end_run(
 def _end_damaged(of_run: State, state: RunState, failure: Failure) -> End:
     """End a run whose state can't be read, and remove all of it: nobody could go on with it."""
     spec, now_ms = of_run.spec, of_run.now_ms()
-    end = End(spec.run, spec.job, state, str(spec.output), now_ms, now_ms, None, failure)
+    end = End(spec.run, spec.job, state, spec.output, now_ms, now_ms, None, failure)
     with contextlib.suppress(DamagedError):
         of_run.finish(state, failure, end)
     registry.write_end(of_run.client, end)

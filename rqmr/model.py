@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -168,9 +167,9 @@ class Spec(Struct, frozen=True):
     protocol: int = PROTOCOL
 
     @property
-    def output(self) -> Path:
-        """The directory that the output is collected into."""
-        return Path(self.stage).parent
+    def output(self) -> str:
+        """The directory that the output is collected into, or its URL."""
+        return self.stage.rpartition("/")[0] or "/"
 
     def tasks(self, phase_number: int) -> list[TaskId]:
         """All tasks of a phase."""

@@ -8,16 +8,17 @@ destination of the recorded size and checksum is done.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 from zlib import crc32
 
-from rqmr.errors import OutputError
+from rqmr.errors import OutputError, WorkerUnfit
 from rqmr.model import Part, Skipped, TaskId
 from rqmr.parts import to_json
+from rqmr.remote import path_at, remove_tree, size_of
 
 SUCCESS = "_SUCCESS"
 #: What the workers printed, if they printed anything.
@@ -31,9 +32,9 @@ _OLD = ".old"  # what is about to go
 class Output:
     """A run's output directory and its stage."""
 
-    def __init__(self, directory: Path, run: str, *, is_new: bool = True) -> None:
-        """`is_new`: the run begins now; otherwise it began under another command."""
-        self.directory = directory.absolute()
+    def __init__(self, directory: str | os.PathLike[str], run: str, *, is_new: bool = True) -> None:
+        """`directory`: or a URL; `is_new`: the run begins now; otherwise it began under another command."""
+        self.directory = path_at(directory).absolute()
         self.stage = self.directory / f"{_STAGE}{run}"
         self.made: list[Path] = []  # directories that `prepare` made, the deepest first
         self.is_kept = False  # whether somebody else goes on with it, so that `discard` has to leave it
@@ -47,13 +48,15 @@ class Output:
         Raises:
             OutputError: the directory isn't empty, can't be made, or has something that isn't a run's output.
         """
-        self._check(overwrite=overwrite)
         try:
+            self._check(overwrite=overwrite)
             self.made = [path for path in (self.directory, *self.directory.parents) if not path.exists()]
             self.stage.mkdir(parents=True)
         except OSError as error:
             self.discard()
             raise OutputError(f"the output directory {self.directory} can't be made: {error.strerror}") from error
+        except WorkerUnfit as error:
+            raise OutputError(f"{self.directory} can't be written from here: {error}") from None
 
     def prepare_again(self) -> None:
         """Create the stage of a run that goes on, if it is gone.
@@ -144,7 +147,7 @@ class Output:
         with contextlib.suppress(OSError):
             self.stage.replace(gone)
         for path in (gone, self.stage):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
     def _outdated(self, parts: int) -> Iterator[Path]:
         # What an older run left. A part of this run in its place already (a repeated collect) is replaced or kept.
@@ -196,4 +199,4 @@ def _is_output(path: Path) -> bool:
 
 
 def _is_same(path: Path, part: Part) -> bool:
-    return path.is_file() and path.stat().st_size == part.size and crc32(path.read_bytes()) == part.crc
+    return path.is_file() and size_of(path) == part.size and crc32(path.read_bytes()) == part.crc

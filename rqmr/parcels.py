@@ -9,6 +9,7 @@ from zlib import crc32
 
 from rqmr.keys import segment_field
 from rqmr.model import AttemptId, Part
+from rqmr.remote import path_at
 from rqmr.segments import RedisSink
 from rqmr.state import State
 
@@ -70,7 +71,7 @@ def bring_in(state: State, attempt: AttemptId, part: Part, stage: Path) -> bool:
 
 def is_there(state: State, attempt: AttemptId, part: Part) -> bool:
     """Whether a winner's part is in the stage, or travels still."""
-    if Path(state.spec.stage, part.file).is_file():
+    if (path_at(state.spec.stage) / part.file).is_file():
         return True
     last = segment_field(attempt.task.index, attempt.number, max(0, part.chunks - 1))
     return part.chunks > 0 and bool(state.client.hexists(state.keys.parts, last))

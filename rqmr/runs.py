@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import redis
@@ -199,7 +198,7 @@ def remove(run: str, where: Where) -> None:
             found.state.unlink()
             _discard(found.spec.output, run, parts)
         elif found.end:
-            _discard(Path(found.end.output), run, [])
+            _discard(found.end.output, run, [])
         registry.forget(found.server.client, run)
 
 
@@ -353,13 +352,13 @@ def _readable(read: Callable[[], T]) -> T | None:
         return None
 
 
-def _discard(directory: Path, run: str, parts: Sequence[tuple[int, Part]]) -> None:
+def _discard(directory: str, run: str, parts: Sequence[tuple[int, Part]]) -> None:
     """Remove a run's stage, and what was collected of these parts by a driver that died at it."""
     output = Output(directory, run, is_new=False)
     output.withdraw(parts)
     output.discard()
     with contextlib.suppress(OSError):  # it isn't there, or has something in it
-        directory.rmdir()
+        output.directory.rmdir()
 
 
 # --- words --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from rqmr.errors import DamagedError, SignatureError
 from rqmr.inputs import is_as_marked
 from rqmr.model import Kind, Split, TaskId
 from rqmr.state import State
+from rqmr.urls import is_url
 
 #: Tasks from the front of the line, and as many from behind, among which one is looked for whose input is here.
 _CHOICE = 32
@@ -43,7 +44,8 @@ class Sight:
 
     def sees_stage(self) -> bool:
         """Whether the stage is here. Its name has the run's, so that another directory can't be taken for it."""
-        return not self._state.spec.is_spread or Path(self._state.spec.stage).is_dir()
+        spec = self._state.spec
+        return not spec.is_spread or is_url(spec.stage) or Path(spec.stage).is_dir()
 
     def prefer(self, named: str) -> str:
         """Return the task to ask for: the one that was named or, if its input isn't here, a pending one whose is.

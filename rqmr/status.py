@@ -81,7 +81,7 @@ def status_of_facts(facts: Facts, spec: Spec, end: End | None, server: str) -> S
         state=_state_of(facts),
         began_ms=facts.started_ms,
         now_ms=end.ended_ms if end and facts.state != RunState.RUNNING else facts.now_ms,
-        output=str(spec.output),
+        output=spec.output,
         server=server,
         phases=_phases_of(facts),
         attempts=tuple(map(_attempt, facts.running)),

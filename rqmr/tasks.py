@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from rqmr import remote
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
-from rqmr.parts import PartFile, PartWriter, StagedFile
+from rqmr.parts import PartFile, PartWriter
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
 from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, check_pair, reduced
@@ -60,7 +60,7 @@ class Task:
         self._sink = sink
         self._output_name = output_name
         self._care = care
-        self._open_part = open_part or partial(StagedFile, Path(spec.stage, output_name))
+        self._open_part = open_part or partial(remote.open_part, spec.stage, output_name)
 
     def run(self, source: Split | Segments) -> Outcome:
         """Run the task, and if a record raises that may be left out, run it anew record by record.

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from rqmr.errors import InputError, RqmrError, WorkerUnfit
+from rqmr.errors import InputError, RefusedError, RqmrError, WorkerUnfit
 from rqmr.model import Piece
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -65,10 +65,10 @@ def find(given: str) -> list[Found]:
     Raises:
         InputError: there are none, one can't be read, or it has credentials in it.
     """
-    _check(given)
+    refuse_credentials(given)
     name = shown(given)
     try:
-        with _told(given):
+        with told(given):
             found = _find_web(given) if _is_web(given) else _find_listed(given)
     except OSError as error:
         raise InputError(f"{name} can't be read: {error.strerror}") from None
@@ -92,8 +92,8 @@ def open_url(piece: Piece) -> io.BufferedReader:
         WorkerUnfit: this process lacks what it takes to read such a URL.
     """
     url = os.fsdecode(piece.path)
-    with _told(url, piece.name):
-        files, path = _file_system(url)
+    with told(url, piece.name):
+        files, path = file_system(url)
 
         def check() -> Mapping[str, Any]:
             info: Mapping[str, Any] = _again(lambda: files.info(path))
@@ -150,7 +150,7 @@ class _Requests(io.RawIOBase):
             size = min(size, piece.end - at)
         if size <= 0:
             return 0
-        with _told(self._url, piece.name):
+        with told(self._url, piece.name):
             data = self._file.read(size) if self._is_stream else _again(lambda: self._part(at, size))
             last = piece.end if piece.stop is None else piece.stop
             if not self._is_pinned and (not data or (last and at + len(data) >= last)):
@@ -166,7 +166,7 @@ class _Requests(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            with _told(self._url, self._piece.name):
+            with told(self._url, self._piece.name):
                 self._file.close()
         super().close()
 
@@ -176,7 +176,7 @@ class _Requests(io.RawIOBase):
 
 def _find_web(url: str) -> list[Found]:
     """Find a file of a web server, which lists nothing and may not be able to give parts of it."""
-    files, path = _file_system(url)
+    files, path = file_system(url)
     info = files.info(path)
     size = info.get("size") or 0
     start, has_ranges = b"", size > 1 and info.get("partial", True)
@@ -194,7 +194,7 @@ def _find_web(url: str) -> list[Found]:
 
 
 def _find_listed(url: str) -> list[Found]:
-    files, path = _file_system(url)
+    files, path = file_system(url)
     before = url[: len(url) - len(path)] if url.endswith(path) else url[: url.index("://") + 3]
     listed = _listed(files, path)
     paths = [each for each, info in listed.items() if info.get("size")]
@@ -239,26 +239,27 @@ def _version(info: Mapping[str, Any]) -> str:
 # --- fsspec -------------------------------------------------------------------------------------------------------
 
 
-def _check(url: str) -> None:
+def refuse_credentials(url: str, refusal: type[RefusedError] = InputError) -> None:
+    """Return if a URL has no credentials in it; else raise, without them."""
     parts = urlsplit(url)
     if parts.password is not None or (
         parts.username is not None and parts.scheme in ("s3", "s3a", "gs", "http", "https")
     ):
         where = parts.hostname or ""
-        raise InputError(
+        raise refusal(
             f"{parts.scheme}://…@{where}: credentials don't belong into a URL, which others see; put them into the "
             f"environment of this command and of the workers (AWS_ACCESS_KEY_ID, a profile, ~/.netrc …)"
         )
     if "::" in parts.scheme or parts.scheme in ("file", "local"):
-        raise InputError(f"{shown(url)}: name a file of this machine by its path, without {parts.scheme}://")
+        raise refusal(f"{shown(url)}: name a file of this machine by its path, without {parts.scheme}://")
 
 
 def _is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL, and its path in it."""
+def file_system(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and its path in it; WorkerUnfit if this process lacks what it takes."""
     options: dict[str, Any] = {"use_listings_cache": False}  # what was there before isn't what is there
     try:
         core = import_module("fsspec.core")
@@ -295,7 +296,7 @@ _OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
 
 
 @contextmanager
-def _told(url: str, name: str = "") -> Iterator[None]:
+def told(url: str, name: str = "") -> Iterator[None]:
     """Turn whatever a file system raises into an OSError whose words can be shown."""
     try:
         yield

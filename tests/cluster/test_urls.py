@@ -1,4 +1,4 @@
-"""Inputs that are URLs give what the same files give, read by the workers themselves, in parts where that can be."""
+"""URLs give what the same files give: read and written by the workers themselves, in parts where that can be."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from bench import Run
-from harness import ROOT, Workers
+from harness import JOBS, ROOT, Workers, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from stores import S3, Web, s3_server
 
 import rqmr
+from rqmr.access import Where
+from rqmr.api import Request, submit
 from rqmr.config import Config
-from rqmr.errors import InputError, OutputError
+from rqmr.errors import AttemptEnded, InputError, OutputError
 from rqmr.files import open_piece
 from rqmr.inputs import cut, expand
-from rqmr.model import Settings
+from rqmr.model import Part, Settings
+from rqmr.output import Output
 from rqmr.readers import Lines
+from rqmr.remote import open_part
+from rqmr.runs import attach, cancel
+from rqmr.view import Silent
 
 #: Lines of many lengths, some longer than a split, without a newline at the end.
 TEXT = (
@@ -327,7 +334,126 @@ def test_a_run_without_urls_imports_nothing_of_this(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_output_at_a_url_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("a b\n")
-    with pytest.raises(OutputError, match="s3://bucket/out is a URL; name a directory"):
-        rqmr.run("wordcount", tmp_path / "in.txt", output="s3://bucket/out", inline=True)
+# --- outputs ------------------------------------------------------------------------------------------------------
+
+
+def objects(s3: S3) -> dict[str, bytes]:
+    """All that is in the bucket, but for the inputs."""
+    files = import_module("fsspec.core").url_to_fs(s3.url(""), use_listings_cache=False)[0]
+    found = files.find(s3.bucket)
+    return {name.removeprefix(f"{s3.bucket}/"): files.cat_file(name) for name in found if "/in/" not in name}
+
+
+def whole(expected: list[bytes], where: str = "out") -> dict[str, bytes]:
+    """What is there of a whole output: its parts, and what says that it is whole."""
+    parts = {f"{where}/part-{number:05d}": content for number, content in enumerate(expected)}
+    return {**parts, f"{where}/_SUCCESS": b""}
+
+
+def test_stock_workers_write_an_output_at_a_url_that_nobody_else_touches(
+    s3: S3, workers: Workers, redis_url: str, expected: list[bytes]
+) -> None:
+    """And nothing but the output is left there."""
+    workers.start(2, **s3.environment)
+    result = rqmr.run("wordcount", s3.put("in/text.txt", TEXT), output=s3.url("out"), config=SPLIT, redis_url=redis_url)
+    assert objects(s3) == whole(expected)
+    assert str(result.output) == s3.url("out")
+    assert len(list(result)) == result.summary.records_written
+
+
+def test_inline_writes_the_same_and_replaces_it_only_if_told(s3: S3, tmp_path: Path, expected: list[bytes]) -> None:
+    def run(**options: bool) -> None:
+        rqmr.run("wordcount", str(tmp_path / "text.txt"), output=s3.url("out"), config=SPLIT, inline=True, **options)
+
+    run()
+    with pytest.raises(OutputError, match="is not empty; give another -o, or --overwrite"):
+        run()
+    run(overwrite=True)
+    assert objects(s3) == whole(expected)
+    s3.put("out/mine.txt", b"x")
+    with pytest.raises(OutputError, match=r"has mine\.txt, which no run wrote"):
+        run(overwrite=True)
+
+
+def test_a_run_that_fails_leaves_nothing_at_its_url(s3: S3, tmp_path: Path, expected: list[bytes]) -> None:
+    class Fails(rqmr.Job):
+        def mapper(self, key: str, line: str) -> Iterator[tuple[str, int]]:
+            yield line, 1 // (line != "last line")
+
+    with pytest.raises(rqmr.RunFailed):
+        rqmr.run(Fails, str(tmp_path / "text.txt"), output=s3.url("out"), config=SPLIT, inline=True)
+    assert not objects(s3)
+
+
+def test_an_attempt_that_is_late_leaves_nothing_and_is_told(s3: S3) -> None:
+    output = Output(s3.url("out"), "run-1")
+    output.prepare(overwrite=False)
+    late = open_part(str(output.stage), "late")
+    late.write(b"x" * (6 << 20))
+    output.discard()
+    with pytest.raises(AttemptEnded):
+        late.close()
+    with pytest.raises(FileNotFoundError):
+        open_part(str(output.stage), "later")
+    assert not objects(s3)
+
+
+def test_collecting_at_a_url_can_be_repeated_from_anywhere_in_it(s3: S3) -> None:
+    """By another command after one that died, with parts that were moved already."""
+    first = Output(s3.url("out"), "run-1")
+    first.prepare(overwrite=False)
+    parts = []
+    for number in range(3):
+        file = open_part(str(first.stage), f"task{number}")
+        file.write(b"%d" % number * 10)
+        file.close()
+        parts.append(Part(f"task{number}", 10, crc32(b"%d" % number * 10)))
+    (first.stage / "task0").replace(first.directory / "part-00000")
+    second = Output(s3.url("out"), "run-1", is_new=False)
+    assert second.has(0, parts[0])
+    assert second.has(1, parts[1])
+    second.collect(parts)
+    first.collect(parts)
+    assert objects(s3) == whole([b"%d" % number * 10 for number in range(3)])
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_runs(s3: S3, tmp_path: Path) -> None:
+    def refused(where: str) -> str:
+        with pytest.raises(OutputError) as caught:
+            rqmr.run("wordcount", str(tmp_path), output=where, inline=True)
+        return str(caught.value)
+
+    (tmp_path / "in.txt").write_text("a\n")
+    assert "a web server takes no output" in refused("https://host/out")
+    assert "sesame" not in refused("s3://key:sesame@bucket/out")
+    assert "s3://no-such-bucket/out can't be made: " in refused("s3://no-such-bucket/out")
+
+
+def test_another_command_elsewhere_collects_and_one_removes_what_is_at_a_url(
+    s3: S3, workers: Workers, redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expected: list[bytes]
+) -> None:
+    where = Where(redis_url)
+
+    def begin(output: str) -> str:
+        url = s3.put("in/text.txt", TEXT)
+        config = replace(SPLIT, format="jsonl")
+        return submit(
+            Request(job="wordcount", inputs=[url], params={}, config=config, output=output, where=where), Silent()
+        )
+
+    workers.start(1, **s3.environment)
+    run = begin(s3.url("out"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    attach(run, where, Silent())
+    assert objects(s3) == whole(expected)
+    left = begin(s3.url("other"))
+    assert f"other/.rqmr-{left}/_stage" in objects(s3)
+    cancel(left, where)
+    wait_until(lambda: objects(s3) == whole(expected), timeout=10, what="nothing of the second is left")
+
+
+def test_what_workers_print_is_kept_at_the_url(s3: S3, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a line\n")
+    rqmr.run(str(JOBS / "prints.py"), tmp_path / "in.txt", output=s3.url("out"), config=Config(workers=1))
+    assert objects(s3)["out/_log"]
