@@ -23,8 +23,6 @@ import msgspec
 from msgspec import Struct
 from rq import Queue, Worker, get_current_job
 from rq.job import Job as RQJob
-from rq.registry import FailedJobRegistry
-from rq.results import Result
 from rq.suspension import WORKERS_SUSPENDED
 
 from rqmr import __version__, keys, signing
@@ -210,7 +208,7 @@ def ask(client: Client, queue: str, question: Question) -> Checkup:
 
 def _listed(client: Client, queue: str) -> tuple[Listed, ...]:
     prefix = Worker.redis_worker_namespace_prefix
-    names = sorted(as_words(key).removeprefix(prefix) for key in client.smembers(f"rq:workers:{queue}"))
+    names = sorted(Dispatch(client, queue).listening())
     pipe = client.pipeline(transaction=False)
     for name in names:
         pipe.hmget(prefix + name, *_FIELDS)
@@ -222,7 +220,7 @@ def _listed(client: Client, queue: str) -> tuple[Listed, ...]:
 
 
 class _Round:
-    """One round of asking; nothing of it is left in Redis."""
+    """One round of asking; nothing of it stays in Redis."""
 
     def __init__(self, client: Client, queue: str, question: Question) -> None:
         self._client = client
@@ -241,16 +239,7 @@ class _Round:
 
     def __exit__(self, *_: object) -> None:
         self._client.unlink(self._key)  # which lets go of the workers
-        self._dispatch.drop(self._tickets)
-        # Not those that still run: RQ would write them again, in part.
-        pipe = self._client.pipeline(transaction=False)
-        for ticket in self._tickets:
-            pipe.hget(RQJob.key_for(ticket), "status")
-        registry = FailedJobRegistry(queue=self._queue)
-        for ticket, status in zip(self._tickets, pipe.execute(), strict=True):
-            if status == b"failed":
-                self._client.zrem(registry.key, ticket)
-                self._client.unlink(RQJob.key_for(ticket), Result.get_key(ticket))  # type: ignore[no-untyped-call]
+        self._dispatch.drop(self._tickets)  # RQ forgets those that failed after a minute
 
     def until_answered(self, states: dict[str, str]) -> None:
         """Wait until all have answered that are likely to."""

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from rqmr import driver, memory
 from rqmr.keys import RunKeys, code
 from rqmr.model import AttemptId, Kind, Phase, TaskId
@@ -83,20 +81,6 @@ def test_the_unit_that_keeps_workers_running_is_one(tmp_path: Path) -> None:
     path.write_text(text.replace("/srv/rq/venv/bin/rq ", f"{sys.executable} ").replace("User=rq", "User=root"))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     assert path.name not in done.stderr, done.stderr
-
-
-def test_containers_that_run_workers_are_started_again() -> None:
-    compose, deployment = map(yaml.safe_load, blocks("yaml"))
-    assert compose["services"]["worker"]["restart"] == "always"
-    assert deployment["kind"] == "Deployment"
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert deployment["spec"]["selector"]["matchLabels"] == labels
-    pod = deployment["spec"]["template"]["spec"]
-    assert pod["restartPolicy"] == "Always"
-    (container,) = pod["containers"]
-    assert container["command"] == ["rq", "worker", "rqmr"]
-    assert container["env"][0]["name"] == "RQ_REDIS_URL"
-    assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
 
 
 def test_the_numbers_of_the_manual_are_the_programs() -> None:

@@ -95,6 +95,18 @@ def missing(guarded: Guarded) -> list[str]:
     return [each for each in guarded.denied() if not _OPTIONAL.search(each)]
 
 
+def test_the_driver_may_ask_the_workers_how_they_are_and_a_viewer_is_told_that_it_may_not(
+    guarded: Guarded, acl_workers: Workers, rqmr: Rqmr
+) -> None:
+    acl_workers.start(1)
+    done = rqmr("doctor", "--redis-url", guarded.url("driver"))
+    assert "worker-1: rqmr " in done.stdout
+    assert (done.returncode, missing(guarded)) == (0, []), done.stdout
+    done = rqmr("doctor", "--redis-url", guarded.url("viewer"))
+    assert "this user may not ask the workers" in done.stdout
+    assert "viewer-password" not in done.stdout
+
+
 def test_driver_and_worker_may_do_all_that_a_run_takes(
     guarded: Guarded, acl_workers: Workers, rqmr: Rqmr, words: Path, tmp_path: Path
 ) -> None:
