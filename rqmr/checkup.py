@@ -33,9 +33,11 @@ from rqmr.errors import DamagedError, SignatureError
 from rqmr.inputs import InputMark, is_as_marked, path_of
 from rqmr.model import PROTOCOL
 
-#: How long a worker is held at most, and how long an answer is waited for: of one that RQ calls busy, a horse's turn
-#: and a little; of any other as long as one needs that imports rqmr on a machine with much to do.
-_HOLD_SECONDS, _BUSY_SECONDS, _IDLE_SECONDS = 6.0, 3.5, 5.0
+#: How long an answer is waited for: of one that RQ calls busy, a horse's turn and a little; of any other until it
+#: should have taken a question, and if it has, as long as importing rqmr may take on a machine with much to do.
+_BUSY_SECONDS, _IDLE_SECONDS, _TAKEN_SECONDS = 3.5, 5.0, 15.0
+#: How long a worker is held at most, if nobody lets go of it.
+_HOLD_SECONDS = 16.0
 _POLL_SECONDS = 0.03
 #: Seconds that what is asked and answered is kept.
 _KEEP = 60
@@ -246,15 +248,16 @@ class _Round:
         began = time.monotonic()
         idle = {name for name, state in states.items() if state == "idle"}
         while unheard := set(states) - self._heard():
+            held = self._held(unheard)
             took = time.monotonic() - began
-            if took > (_IDLE_SECONDS if unheard & idle else _BUSY_SECONDS):
+            if took > (_TAKEN_SECONDS if held else _IDLE_SECONDS if unheard & idle else _BUSY_SECONDS):
                 return
             in_queue = len(self._tickets) - len(self._dispatch.missing(self._tickets))
             if len(self._tickets) < len(states) * _TRIES:
-                self._enqueue(len(unheard) - in_queue - self._held(states, unheard))
+                self._enqueue(len(unheard) - in_queue - held)
             time.sleep(_POLL_SECONDS)
 
-    def _held(self, states: dict[str, str], unheard: set[str]) -> int:
+    def _held(self, unheard: set[str]) -> int:
         """How many tickets are with workers that have yet to answer: taken, and not told of."""
         taken = self._dispatch.missing(self._tickets)
         pipe = self._client.pipeline(transaction=False)

@@ -4,6 +4,7 @@
 set -eu
 dir=$1; shift
 [ ! -e "$dir/client/url" ] || exit 0
+command -v openssl > /dev/null || { echo "setup.sh needs openssl" >&2; exit 1; }
 mkdir -p "$dir/server" "$dir/client"
 umask 022  # what is read by containers with users of their own; who else can read it is the volume's business
 new=$(mktemp -d)
