@@ -25,11 +25,11 @@ from rq import Queue, Worker, get_current_job
 from rq.job import Job as RQJob
 from rq.suspension import WORKERS_SUSPENDED
 
-from rqmr import __version__, keys, signing
+from rqmr import __version__, keys, signing, urls
 from rqmr.connection import Client, clone
 from rqmr.damage import as_words, unpacked
 from rqmr.dispatch import Dispatch
-from rqmr.errors import DamagedError, SignatureError
+from rqmr.errors import DamagedError, RqmrError, SignatureError
 from rqmr.inputs import InputMark, is_as_marked, path_of
 from rqmr.model import PROTOCOL
 
@@ -52,7 +52,8 @@ class Question(Struct, frozen=True):
 
     modules: tuple[str, ...] = ()  # top-level names: can it import them?
     inputs: tuple[tuple[bytes, InputMark], ...] = ()  # does it see them, as they are here?
-    stage: str = ""  # an empty directory: does it see it, and may it write there?
+    urls: tuple[str, ...] = ()  # of inputs: can it read them?
+    stage: str = ""  # an empty directory: does it see it, and may it write there? A URL: has it what that takes?
 
 
 class Answer(Struct, frozen=True):
@@ -70,7 +71,8 @@ class Answer(Struct, frozen=True):
     has_secret: bool
     missing: tuple[str, ...] = ()  # modules that it can't import
     inputs: tuple[str, ...] = ()  # of each: "seen", "absent", "other" (of the same name), or why it can't be read
-    stage: str = ""  # "seen", "absent", or why it can't be written to; "" if not asked
+    urls: tuple[str, ...] = ()  # of each: "" or why it can't be read
+    stage: str = ""  # "seen", "absent", "reached" (a URL), or why it can't be written to; "" if not asked
     refusal: str = ""  # why it looked at nothing: the question wasn't signed with its secret
 
 
@@ -132,7 +134,8 @@ def _answer(client: Client, worker: str, checkup: str, question: Question, refus
         has_secret=bool(os.environ.get(signing.VARIABLE)),
         missing=tuple(name for name in question.modules if not can_import(name)),
         inputs=tuple(_look_at(path, mark) for path, mark in question.inputs),
-        stage=_try_to_write(Path(question.stage), f"{checkup}-{worker}") if question.stage else "",
+        urls=tuple(_trouble_with(url) for url in question.urls),
+        stage=_try_to_write(question.stage, f"{checkup}-{worker}") if question.stage else "",
         refusal=refusal,
     )
 
@@ -180,13 +183,26 @@ def _look_at(path: bytes, mark: InputMark) -> str:
     return "seen" if is_as_marked(path, mark) else "other"
 
 
-def _try_to_write(stage: Path, name: str) -> str:
-    if not stage.is_dir():
-        return "absent"
+def _trouble_with(url: str) -> str:
     try:
+        urls.find(url)
+    except (RqmrError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _try_to_write(stage: str, name: str) -> str:
+    try:
+        if urls.is_url(stage):
+            urls.file_system(stage)
+            return "reached"
+        if not Path(stage).is_dir():
+            return "absent"
         with suppress(FileNotFoundError):
-            (stage / name).write_bytes(b"")
-            (stage / name).unlink()
+            Path(stage, name).write_bytes(b"")
+            Path(stage, name).unlink()
+    except RqmrError as error:
+        return str(error)
     except OSError as error:
         return error.strerror or type(error).__name__
     return "seen"

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from rqmr.checkup import Answer, Checkup, Listed, Question
 from rqmr.facts import Memory
 from rqmr.meter import short_worker
+from rqmr.urls import is_url, shown
 
 #: The share of its memory from which on a server waits for more, as the scheduler's policy has it; and when to say so.
 _FULL_SHARE, _MUCH_SHARE = 0.85, 0.7
@@ -206,6 +207,14 @@ def _of_answers(told: Answer, workers: tuple[str, ...], question: Question, here
         yield finding("problem", text, f"{pip} {' '.join(told.missing)}")
     seen: list[str] = []
     yield from (finding(*each) for each in _of_inputs(told, who, question, seen))
+    for url, trouble in zip(question.urls, told.urls, strict=False):
+        if trouble:
+            text = f"{who} can't read {shown(url)}: {trouble}"
+            yield finding(
+                "problem", text, "give its workers what lets this host read it: packages, environment, network"
+            )
+        else:
+            seen.append(f"reads {shown(url)}")
     yield from (finding(*each) for each in _of_stage(told, who, question, seen))
     sees = f"; {', '.join(seen)}" if seen else ""
     imports = f"; imports {', '.join(question.modules)}" if question.modules and not told.missing else ""
@@ -248,8 +257,13 @@ def _of_stage(
         return
     if told.stage == "seen":
         seen.append("writes to the output directory")
+    elif told.stage == "reached":
+        seen.append("has what the output's URL takes")
     elif told.stage == "absent":
         seen.append("doesn't see the output directory: its parts travel through Redis")
+    elif is_url(question.stage):
+        text = f"{who} can't write to {shown(question.stage)}: {told.stage}"
+        yield "problem", text, "give its workers what writing there takes"
     else:
         text = f"{who} sees the output directory, but can't write to it as user {told.user} ({told.stage})"
         yield "problem", text, "let that user write there, run the workers as you, or name a directory of your own"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -69,19 +70,21 @@ def examine(
     where: Where, queue: str, *, inputs: Sequence[str] = (), output: str | None = None, job: str | None = None
 ) -> list[Finding]:
     """Return what was found; raises nothing for what it looks at."""
+    from rqmr.checkup import Question
+
     findings: list[Finding] = []
     with ExitStack() as stack:
-        marks = _marks(inputs, findings)
+        marks, urls = _marks(inputs, findings)
         modules = _modules(job, findings)
         stage = stack.enter_context(_stage(output, findings))
-        _look(where, queue, (modules, marks, stage), findings, stack)
+        _look(where, queue, Question(modules, marks, urls, stage), findings, stack)
     return findings
 
 
 def _look(
     where: Where,
     queue: str,
-    asked: tuple[tuple[str, ...], tuple[tuple[bytes, InputMark], ...], str],
+    question: Question,
     findings: list[Finding],
     stack: ExitStack,
 ) -> None:
@@ -89,7 +92,6 @@ def _look(
     import redis
 
     from rqmr.access import reach
-    from rqmr.checkup import Question
     from rqmr.diagnosis import Finding
     from rqmr.errors import RqmrError
 
@@ -99,7 +101,7 @@ def _look(
     try:
         server = reach(where, None, stack)
         findings += _of_server(server)
-        findings += _of_workers(server, queue, where.option, Question(*asked))
+        findings += _of_workers(server, queue, where.option, question)
     except (RqmrError, redis.RedisError) as error:
         findings.append(Finding("problem", "server", str(error)))
 
@@ -159,25 +161,30 @@ def _of_workers(server: Server, queue: str, option: str, question: Question) -> 
     yield from of_workers(checkup, question, here)
 
 
-def _marks(inputs: Sequence[str], findings: list[Finding]) -> tuple[tuple[bytes, InputMark], ...]:
+def _marks(
+    inputs: Sequence[str], findings: list[Finding]
+) -> tuple[tuple[tuple[bytes, InputMark], ...], tuple[str, ...]]:
+    """Return how inputs are here, and of those at URLs one of each store."""
     from rqmr.diagnosis import Finding, in_bytes
-    from rqmr.errors import InputError
+    from rqmr.errors import RqmrError
     from rqmr.inputs import expand, marks_of
+    from rqmr.urls import is_url
 
     if not inputs:
-        return ()
+        return (), ()
     try:
         sources = expand(inputs)
         step = -(-len(sources) // _MOST_INPUTS)
         marks = tuple(marks_of(sources[::step]).items())
-    except (InputError, OSError) as error:
+    except (RqmrError, OSError) as error:
         findings.append(Finding("problem", "input", str(error)))
-        return ()
+        return (), ()
     size = sum(source.size for source in sources)
     files = "1 file" if len(sources) == 1 else f"{len(sources):,} files"
     among = f"; the workers are asked for {len(marks)} of them" if step > 1 else ""
     findings.append(Finding("ok", "input", f"{files}, {in_bytes(size)}{among}"))
-    return marks
+    urls = [source.path.decode() for source in sources if is_url(source.path)]
+    return marks, tuple({urlsplit(url)[:2]: url for url in urls}.values())
 
 
 def _modules(job: str | None, findings: list[Finding]) -> tuple[str, ...]:
@@ -204,11 +211,12 @@ def _modules(job: str | None, findings: list[Finding]) -> tuple[str, ...]:
 
 @contextmanager
 def _stage(output: str | None, findings: list[Finding]) -> Iterator[str]:
-    """Yield a directory in which workers may try to write, "" for none; it is gone afterwards."""
+    """Yield a directory in which workers may try to write, "" for none; it is gone afterwards. Or the output's URL."""
     from rqmr.diagnosis import Finding, in_bytes
+    from rqmr.urls import is_url
 
-    if output is None or output == "-":
-        yield ""
+    if output is None or output == "-" or is_url(output):
+        yield output if output and is_url(output) else ""
         return
     directory = Path(output.replace("{run}", "run")).absolute()
     there = next(path for path in (directory, *directory.parents) if path.exists())

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import rq
 from harness import Workers, wait_until
 from hosts import need_namespaces, network
+from stores import Web
 
 from rqmr import checkup
 from rqmr.access import Where
@@ -110,6 +112,15 @@ def test_workers_with_another_secret_refuse_and_look_at_nothing(
     assert problem.startswith("worker-1 refuses this command: the checkup")
     (seeing,) = [each.workers for each in findings if "sees the input" in each.told]
     assert seeing == ("worker-2",)
+
+
+def test_inputs_at_urls_are_tried_by_the_workers(workers: Workers) -> None:
+    with closing(Web()) as web:
+        url = web.put("in.txt", b"a b\n")
+        workers.start(1)
+        findings = examine(Where(workers.url), "rqmr", inputs=[url], output="s3://bucket/out")
+    assert not found(findings, "problem")
+    assert f"reads {url}, has what the output's URL takes" in found(findings, "ok")[-1]
 
 
 def test_suspended_workers_are_not_waited_for(workers: Workers, redis: Any) -> None:

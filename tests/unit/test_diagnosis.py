@@ -25,7 +25,9 @@ from rqmr.inputs import InputMark
 URL = "redis://cache:6379/0"
 HERE = Here("1.2.3", 4, "3.12.1", has_secret=False)
 WELL = Answer("w1", "node1", "rq", "3.12.1", "/venv/bin/python", "1.2.3", 4, "2.12.0", 0.3, has_secret=False)
-QUESTION = Question(("numpy",), tuple((name.encode(), InputMark(name, 1, 2, 3)) for name in ("/a", "/b")), "/out/.x")
+QUESTION = Question(
+    ("numpy",), tuple((name.encode(), InputMark(name, 1, 2, 3)) for name in ("/a", "/b")), stage="/out/.x"
+)
 SEES_ALL = structs.replace(WELL, inputs=("seen", "seen"), stage="seen")
 
 
@@ -168,6 +170,17 @@ def test_what_a_worker_lacks_is_told_with_what_to_do(change: dict[str, Any], lev
     assert (trouble.level, base.level) == (level, "ok")
     assert told in trouble.told
     assert todo in trouble.todo
+
+
+def test_what_lies_at_urls_has_to_be_read_by_each_worker() -> None:
+    question = Question(urls=("s3://logs/1.gz", "https://host/x?token=s3cret"), stage="s3://out/hits")
+    told = structs.replace(WELL, urls=("", "it has no aiohttp"), stage="it has no s3fs")
+    read, write, base = of_workers(Checkup((listed(),), (told,)), question, HERE)
+    assert (read.level, write.level, base.level) == ("problem", "problem", "ok")
+    assert "can't read https://host/x?token=" in read.told
+    assert "s3cret" not in read.told
+    assert "can't write to s3://out/hits: it has no s3fs" in write.told
+    assert "reads s3://logs/1.gz" in base.told
 
 
 def test_a_newer_python_on_a_worker_is_no_trouble() -> None:
