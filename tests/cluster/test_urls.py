@@ -12,7 +12,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from bench import Run
+from bench import CUT, Bench, Run
 from harness import JOBS, ROOT, Workers, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -457,3 +457,15 @@ def test_what_workers_print_is_kept_at_the_url(s3: S3, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a line\n")
     rqmr.run(str(JOBS / "prints.py"), tmp_path / "in.txt", output=s3.url("out"), config=Config(workers=1))
     assert objects(s3)["out/_log"]
+
+
+def test_a_worker_that_dies_while_it_writes_changes_nothing_at_the_url(s3: S3, workers: Workers, bench: Bench) -> None:
+    workers.start(2, **s3.environment)
+    bench.write(6, "crash")
+    inputs, job = sorted(bench.inputs.iterdir()), str(JOBS / "crash.py")
+    params = {"marks": str(bench.marks), "how": "kill", "where": "reduce", "times": 1}
+    result = rqmr.run(job, inputs, output=s3.url("out"), config=CUT, params=params, redis_url=bench.url)
+    expected = rqmr.run(job, inputs, output=bench.directory / "oracle", config=CUT, inline=True)
+    assert bench.marked("crashed") == 1
+    assert objects(s3) == whole([path.read_bytes() for path in expected.paths])
+    assert list(result) == list(expected)
