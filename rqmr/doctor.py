@@ -75,7 +75,7 @@ def examine(
     findings: list[Finding] = []
     with ExitStack() as stack:
         marks, urls = _marks(inputs, findings)
-        modules = _modules(job, findings)
+        modules = (*_modules(job, findings), *_modules_of_urls([*inputs, output or ""]))
         stage = stack.enter_context(_stage(output, findings))
         _look(where, queue, Question(modules, marks, urls, stage), findings, stack)
     return findings
@@ -209,14 +209,43 @@ def _modules(job: str | None, findings: list[Finding]) -> tuple[str, ...]:
     return modules
 
 
+def _modules_of_urls(places: Sequence[str]) -> list[str]:
+    from rqmr.urls import is_url, modules_for
+
+    return sorted({name for place in places if is_url(place) for name in modules_for(place)})
+
+
+def _at_url(output: str, findings: list[Finding]) -> None:
+    """Try to write to a store from here; what lets workers in is their own."""
+    from rqmr.diagnosis import Finding
+    from rqmr.errors import OutputError, WorkerUnfit
+    from rqmr.remote import path_at
+
+    try:
+        trial = path_at(output.replace("{run}", "run")) / f".rqmr-doctor-{secrets.token_hex(4)}"
+        trial.touch()
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        told = f"{output} can't be written to from here: {error.strerror}"
+        findings.append(Finding("problem", "output", told, "name another place with -o, or let this command in"))
+    except (OutputError, WorkerUnfit) as error:
+        findings.append(Finding("problem", "output", str(error)))
+    else:
+        findings.append(Finding("ok", "output", f"{output} can be written to from here"))
+
+
 @contextmanager
 def _stage(output: str | None, findings: list[Finding]) -> Iterator[str]:
     """Yield a directory in which workers may try to write, "" for none; it is gone afterwards. Or the output's URL."""
     from rqmr.diagnosis import Finding, in_bytes
     from rqmr.urls import is_url
 
-    if output is None or output == "-" or is_url(output):
-        yield output if output and is_url(output) else ""
+    if output is None or output == "-":
+        yield ""
+        return
+    if is_url(output):
+        _at_url(output, findings)
+        yield output
         return
     directory = Path(output.replace("{run}", "run")).absolute()
     there = next(path for path in (directory, *directory.parents) if path.exists())

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 from rqmr.errors import JobError
 
 _PREFIX = "rqmr-included-"
+#: The variable that names another place for them than the system's for what is temporary.
+PLACE = "RQMR_INCLUDED_DIR"
 #: A directory that is younger may be one whose owner is about to lock it.
 _YOUNG_SECONDS = 60
 
@@ -50,7 +52,7 @@ class Included:
     def _write(self) -> None:
         paths = {name: checked_name(name) for name in self._files}
         _sweep()
-        directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=os.environ.get(PLACE)))
         # Whoever finds the lock free knows that the process was killed.
         lock = os.open(directory, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rqmr.included import PLACE
 from rqmr.server import TAIL_CHARACTERS, Server, StartError
 from rqmr.sessions import die_with, end_sessions, members, send
 
@@ -307,6 +308,7 @@ def work(order: Order, name: str) -> None:
     import redis
     import rq
 
+    os.environ[PLACE] = order.directory  # which goes, whatever becomes of this process
     with redis.Redis.from_url(order.url) as connection:
         rq.Worker([order.queue], name=name, connection=connection).work(logging_level="CRITICAL")
 

@@ -292,7 +292,13 @@ def _again(request: Callable[[], Any]) -> Any:
     return request()
 
 
-_OF_THE_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
+#: What the extra brings for each of them, besides fsspec.
+_OF_THE_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+
+
+def modules_for(url: str) -> set[str]:
+    """Return the modules that it takes to read and write a URL, as far as that is known."""
+    return {"fsspec", _OF_THE_EXTRA.get(urlsplit(url).scheme, "fsspec")}
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,3 +191,20 @@ def test_what_is_missing_when_a_record_asks_for_it_is_told_with_worker_and_host(
     assert told in failure.message
     assert failure.host in failure.message
     assert (failure.worker, bool(failure.host)) == ("worker-1", True)
+
+
+def test_a_command_that_is_killed_leaves_no_included_file(place: Place) -> None:
+    """Nor anything else of its private server's."""
+    file, told = place.write("x.txt", "x"), place.directory / "told"
+    body = f"""path = self.included("x.txt")
+        import pathlib, time
+        pathlib.Path({str(told)!r}).write_text(str(path))
+        time.sleep(60)"""
+    clean = {name: value for name, value in os.environ.items() if not name.endswith("REDIS_URL")}
+    command = [sys.executable, "-m", "rqmr", "run", place.job(body=body), str(place.inputs), "--include", str(file)]
+    process = subprocess.Popen([*command, "-o", str(place.directory / "out"), "--quiet", "-w", "1"], env=clean)
+    path = Path(wait_until(lambda: told.exists() and told.read_text(), timeout=20, what="the file is there"))
+    assert path.read_text() == "x"
+    process.kill()
+    process.wait()
+    wait_until(lambda: not path.parent.exists(), timeout=10, what="it goes")

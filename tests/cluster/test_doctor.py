@@ -118,7 +118,7 @@ def test_inputs_at_urls_are_tried_by_the_workers(workers: Workers) -> None:
     with closing(Web()) as web:
         url = web.put("in.txt", b"a b\n")
         workers.start(1)
-        findings = examine(Where(workers.url), "rqmr", inputs=[url], output="s3://bucket/out")
+        findings = examine(Where(workers.url), "rqmr", inputs=[url], output="memory://bucket/out")
     assert not found(findings, "problem")
     assert f"reads {url}, has what the output's URL takes" in found(findings, "ok")[-1]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from bench import Run
+from bench import CUT, Bench, Run
 from harness import JOBS, ROOT, Workers, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +23,7 @@ import rqmr
 from rqmr.access import Where
 from rqmr.api import Request, submit
 from rqmr.config import Config
+from rqmr.doctor import examine
 from rqmr.errors import AttemptEnded, InputError, OutputError
 from rqmr.files import open_piece
 from rqmr.inputs import cut, expand
@@ -457,3 +458,33 @@ def test_what_workers_print_is_kept_at_the_url(s3: S3, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a line\n")
     rqmr.run(str(JOBS / "prints.py"), tmp_path / "in.txt", output=s3.url("out"), config=Config(workers=1))
     assert objects(s3)["out/_log"]
+
+
+def test_a_worker_that_dies_while_it_writes_changes_nothing_at_the_url(s3: S3, workers: Workers, bench: Bench) -> None:
+    workers.start(2, **s3.environment)
+    bench.write(6, "crash")
+    inputs, job = sorted(bench.inputs.iterdir()), str(JOBS / "crash.py")
+    params = {"marks": str(bench.marks), "how": "kill", "where": "reduce", "times": 1}
+    result = rqmr.run(job, inputs, output=s3.url("out"), config=CUT, params=params, redis_url=bench.url)
+    expected = rqmr.run(job, inputs, output=bench.directory / "oracle", config=CUT, inline=True)
+    assert bench.marked("crashed") == 1
+    assert objects(s3) == whole([path.read_bytes() for path in expected.paths])
+    assert list(result) == list(expected)
+
+
+def test_the_doctor_looks_at_urls_from_here_and_at_what_workers_need_for_them(
+    s3: S3, workers: Workers, redis_url: str, tmp_path: Path
+) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    finder = "class Hide:\n    def find_spec(self, name, *_):\n        if name == 's3fs': raise ImportError(name)\n"
+    (hidden / "sitecustomize.py").write_text(f"import sys\n{finder}sys.meta_path.insert(0, Hide())\n")
+    workers.start(1, PYTHONPATH=str(hidden))
+    found = examine(Where(redis_url), "rqmr", inputs=[s3.put("in/x.txt", b"x\n")], output=s3.url("out"))
+    told = {finding.about: finding for finding in found}
+    assert (told["input"].level, told["output"].level) == ("ok", "ok")
+    assert told["output"].told == f"{s3.url('out')} can be written to from here"
+    assert any(finding.level == "problem" and "s3fs" in finding.told for finding in found)
+    assert not objects(s3), "nothing of the trial is left"
+    (refused,) = (each for each in examine(Where(), "rqmr", output="s3://no-such-bucket/x") if each.about == "output")
+    assert refused.level == "problem"
