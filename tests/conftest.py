@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,11 @@ from harness import ROOT, Workers, wait_until
 from rqmr.connection import connect
 from rqmr.errors import RunFailed
 from rqmr.server import find_server
+
+
+# Under nohup, or behind an &, these are ignored, and so they are in all that tests start and send signals to.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
