@@ -83,6 +83,11 @@ def check_server(client: Client, url: str) -> tuple[str, list[str]]:
         info = asking.info("server")
         policy = asking.info("memory").get("maxmemory_policy", "noeviction")
     except redis.AuthenticationError as error:
+        if not asking.connection_pool.connection_kwargs.get("password"):
+            raise RedisError(
+                f"{shown} wants a password: write it into the URL, as redis://:PASSWORD@host:6379/0 or "
+                f"redis://USER:PASSWORD@host:6379/0 (best in RQMR_REDIS_URL), with %40 and %2F for @ and / in it"
+            ) from None
         raise RedisError(f"{shown} refuses this user or password ({error}); check the URL") from None
     except redis.RedisError as error:
         raise RedisError(f"no Redis answers at {shown}: {error}; is it running, and is the URL right?") from None

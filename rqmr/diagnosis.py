@@ -195,9 +195,10 @@ def _of_answers(told: Answer, workers: tuple[str, ...], question: Question, here
     elif told.rqmr != here.rqmr:
         yield finding("warning", f"{who}: rqmr {told.rqmr}, and {here.rqmr} here", f"{pip} rq-mapreduce=={here.rqmr}")
     if told.refusal:
-        yield finding("problem", f"{who} refuses this command: {told.refusal}", "set RQMR_SECRET here and there alike")
+        text = f"{who} {_verb(workers, 'refuses', 'refuse')} this command: {told.refusal}"
+        yield finding("problem", text, "set RQMR_SECRET here and there alike")
     elif here.has_secret and not told.has_secret:
-        text = f"{who} has no RQMR_SECRET, so it runs what anybody puts into the queue"
+        text = f"{who} {_verb(workers, 'has', 'have')} no RQMR_SECRET, so what anybody puts into the queue is run"
         yield finding("warning", text, "give the workers the same RQMR_SECRET")
     if _minor(told.python) < _minor(here.python):
         text = f"{who}: Python {told.python}, and {here.python} here, so a job may be too new for it"
@@ -283,6 +284,10 @@ def summary(findings: Sequence[Finding]) -> str:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _verb(workers: Sequence[str], one: str, several: str) -> str:
+    return one if len(workers) == 1 else several
 
 
 def _names(workers: Sequence[str]) -> str:

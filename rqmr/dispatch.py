@@ -22,7 +22,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from rqmr.connection import Client
 from rqmr.damage import as_words
-from rqmr.errors import WorkerUnfit
+from rqmr.errors import SignatureError, WorkerUnfit
 from rqmr.keys import is_run_id
 
 #: Seconds that RQ keeps a failed ticket with its traceback, for rq info and dashboards.
@@ -34,8 +34,8 @@ _NEXT = 200  # RQ jobs that are looked at for whose they are
 _OVER = (None, b"finished", b"failed", b"stopped", b"canceled")
 #: Characters of a traceback that are read, of which RQ keeps any number, packed.
 _LONGEST_TRACEBACK, _LONGEST_LINE = 1 << 20, 1000
-#: How RQ spells the error of a worker that lacks something; it names the worker itself.
-_UNFIT = f"{WorkerUnfit.__module__}.{WorkerUnfit.__name__}: "
+#: How RQ spells the error of a worker that refuses a run; it names the worker itself.
+_OURS = re.compile(rf"^{re.escape(WorkerUnfit.__module__)}\.({WorkerUnfit.__name__}|{SignatureError.__name__}): ")
 
 
 class _Failed(NamedTuple):
@@ -107,7 +107,7 @@ class Dispatch:
     def refusals(self, tickets: Iterable[str]) -> list[tuple[str, str]]:
         """Return, for each of the tickets that a worker failed to run, the worker and the end of its traceback."""
         return [
-            (each.worker or "a worker", each.told.splitlines()[-1].removeprefix(_UNFIT)[:_LONGEST_LINE])
+            (each.worker or "a worker", _OURS.sub("", each.told.splitlines()[-1])[:_LONGEST_LINE])
             for each in self._failed(tickets)
             if each.told.startswith("Traceback")
         ]

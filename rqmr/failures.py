@@ -73,6 +73,9 @@ def unfit(error: BaseException, spec: Spec) -> str:
     return f"it can't load {spec.job}{differ}: {type(cause).__name__}: {told}"
 
 
+#: How the failure of an attempt begins whose input isn't there.
+INPUT_UNREADABLE = "an input can't be read"
+
 _ADVICE = "install it there or, if it is the job's own, let it travel with --include"
 
 
@@ -80,6 +83,8 @@ def advised(failure: Failure, error: BaseException | None, spec: Spec) -> Failur
     """Add what to do if an attempt's error says that something isn't on the worker's host."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         told = f"worker {failure.worker} on {failure.host} has no module {error.name}: {_ADVICE}"
+    elif failure.message.startswith(INPUT_UNREADABLE):
+        return failure  # inputs travel by themselves
     elif isinstance(error, FileNotFoundError) and spec.is_spread:
         told = f"it isn't on {failure.host}; let it travel with --include, and read self.included(NAME)"
     else:

@@ -38,7 +38,7 @@ class Included:
         """
         if name not in self._files and not any(each.startswith(f"{name}/") for each in self._files):
             there = f"; there are {', '.join(sorted(self._files))}" if self._files else ""
-            raise JobError(f"no file {name} travels with the job; run it with --include PATH/{name}{there}")
+            raise JobError(f"no file {name} travels with the job; begin a new run with --include PATH/{name}{there}")
         if self._directory is None:
             self._write()
         assert self._directory

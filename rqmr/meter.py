@@ -257,7 +257,7 @@ def silence(facts: Facts, header: Header) -> list[str]:
     if facts.running:
         left = max(0, max(each.deadline_ms for each in facts.running) - facts.now_ms)
         lines.append(f"  what they had is another's in {left // 1000 + 1} s")
-    return lines + absence(header)[1:]
+    return lines + [f"  to start another:  {command.strip()}" for command in absence(header)[1:]]
 
 
 def shortage(facts: Facts) -> list[str]:

@@ -101,8 +101,8 @@ class Shipper:
     def _answer_to(self, ask: Ask) -> bytes | None:
         """Return the range that is asked for, or why nobody has it; None if this command doesn't see it."""
         if not self._sees(ask.path):
-            problem = f"{ask.name} isn't any more what it was when the run was planned"
-            return PROBLEM + problem.encode(errors="replace") if self._is_planner else None
+            problem = b"it is gone, or isn't any more what it was when the run was planned"
+            return PROBLEM + problem if self._is_planner else None
         try:
             with path_of(ask.path).open("rb", buffering=0) as file:
                 file.seek(ask.start)

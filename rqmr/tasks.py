@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from rqmr import remote
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
+from rqmr.failures import INPUT_UNREADABLE
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.parts import PartFile, PartWriter
@@ -28,7 +29,7 @@ def _read(piece: Piece, blocks: Iterator[Block]) -> Iterator[Block]:
     try:
         yield from blocks
     except OSError as error:
-        raise RecordError(Failure(f"an input can't be read: {piece.name}: {error.strerror or error}")) from error
+        raise RecordError(Failure(f"{INPUT_UNREADABLE}: {piece.name}: {error.strerror or error}")) from error
 
 
 class Care(Struct, frozen=True):

@@ -132,6 +132,14 @@ def test_driver_and_worker_may_do_all_that_a_run_takes(
     assert missing(guarded) == []
 
 
+def test_a_driver_is_told_which_workers_refuse_it(guarded: Guarded, acl_workers: Workers, rqmr: Rqmr) -> None:
+    """What RQ keeps of a refused ticket goes, too."""
+    acl_workers.start(1, RQ_REDIS_URL=guarded.url("worker"), RQMR_SECRET="s" * 32)
+    checked = rqmr("doctor", "--redis-url", guarded.url("driver"))
+    assert "worker-1 refuses this command" in checked.stdout, checked.stdout
+    assert missing(guarded) == []
+
+
 def ask_rq_of_its_tickets(url: str, run: str) -> None:
     """What a tick does when something died; each is a matter of seconds in a whole run."""
     client = connect(url)

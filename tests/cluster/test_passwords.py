@@ -20,7 +20,8 @@ import redis as redis_py
 from harness import JOBS, RedisServer, Workers, wait_until
 
 from rqmr.access import Server, Where
-from rqmr.connection import connect, hide_password
+from rqmr.connection import check_server, connect, hide_password
+from rqmr.errors import RedisError
 from rqmr.signing import VARIABLE
 
 #: What can't be there by chance.
@@ -154,6 +155,21 @@ def test_what_is_printed_for_whoever_debugs_has_no_password() -> None:
     """Such as by a debugger, or a log of local variables."""
     url = f"redis://:{MARK}@cache:6379/0"
     assert MARK not in repr(Where(url)) + repr(Server(None, url, "a server"))
+
+
+def test_a_url_without_a_password_is_told_how_to_have_one(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, ["--requirepass", MARK])
+    try:
+        server.start()
+        path = Path(server.url.removeprefix("unix://").partition("?")[0])
+        wait_until(path.exists, timeout=10, what="it is up")
+        with pytest.raises(RedisError, match=r"wants a password: write it into the URL, as redis://:PASSWORD@"):
+            check_server(connect(server.url), server.url)
+        wrong = server.url.replace("unix://", "unix://:wrong@")
+        with pytest.raises(RedisError, match="refuses this user or password"):
+            check_server(connect(wrong), wrong)
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(

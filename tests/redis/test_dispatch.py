@@ -63,6 +63,11 @@ def test_what_rq_tells_of_a_failed_ticket_is_read(redis: Any) -> None:
     assert dispatch.over([TICKET]) == {TICKET: "SIGKILL"}
 
 
+def test_a_worker_that_refuses_a_run_is_told_in_its_own_words(redis: Any) -> None:
+    fail_ticket(redis, "Traceback (most recent call last):\n  …\nrqmr.errors.SignatureError: worker w1 on h refuses it")
+    assert Dispatch(redis, "rqmr").refusals([TICKET]) == [("w1", "worker w1 on h refuses it")]
+
+
 def test_a_traceback_that_is_none_or_unpacks_to_too_much_is_not_waited_for(redis: Any) -> None:
     dispatch = Dispatch(redis, "rqmr")
     fail_ticket(redis, "Traceback\nlast")

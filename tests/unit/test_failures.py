@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from rqmr.facts import Event
-from rqmr.failures import nobody_is_fit
+from rqmr.failures import INPUT_UNREADABLE, advised, nobody_is_fit
+from rqmr.model import Failure
 
 
 def refused(worker: str, at_ms: int) -> Event:
@@ -41,3 +45,12 @@ def test_a_run_is_given_up_when_all_who_listen_have_refused_it_for_a_while(
     assert (failure is not None) == given_up
     if failure:
         assert "a has no numpy" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("message", "is_advised"), [("FileNotFoundError: stop.txt", True), (f"{INPUT_UNREADABLE}: a.log: gone", False)]
+)
+def test_include_is_advised_for_files_of_the_job_and_not_for_inputs(message: str, is_advised: bool) -> None:
+    spec: Any = SimpleNamespace(is_spread=True)
+    told = advised(Failure(message), FileNotFoundError(), spec).message
+    assert ("--include" in told) == is_advised

@@ -326,7 +326,7 @@ def test_workers_that_are_listed_but_never_heard_of_are_told() -> None:
     assert "no sign of life" not in "\n".join(picture(view, stream, now, facts(START), facts(START + 2_999)))
     late = picture(view, stream, now, facts(START + 3_000))
     assert any(line.startswith("no sign of life from 8 listed workers: busy") for line in late), late
-    assert "  rq worker rqmr --url redis://db:6379/0" in late
+    assert "  to start another:  rq worker rqmr --url redis://db:6379/0" in late
     view.end()
 
 
