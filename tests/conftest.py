@@ -21,7 +21,6 @@ from rqmr.connection import connect
 from rqmr.errors import RunFailed
 from rqmr.server import find_server
 
-
 # Under nohup, or behind an &, these are ignored, and so they are in all that tests start and send signals to.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
