@@ -224,7 +224,7 @@ def _description(told: Status, option: str) -> list[str]:
         far = far if attempt.deadline_ms > told.now_ms else "its lease is over"
         lines.append(f"  {attempt.id}  {far}  on {short_worker(attempt.worker, attempt.host)}")
     if told.queue and told.state not in ("failed", "cancelled"):
-        lines.append(f"driver    {told.driver or 'none'}; {told.workers} workers listen on queue '{told.queue}'")
+        lines.append(f"driver    {told.driver or 'none'}; {_workers(told.workers)} on queue '{told.queue}'")
     if told.waits_for:
         names = ", ".join(told.waits_for[:_NAMED]) + (" …" if len(told.waits_for) > _NAMED else "")
         lines.append(f"waits for {names}, which its workers don't see; where it is:  rqmr attach {told.run}{option}")
@@ -261,6 +261,10 @@ def _echo(text: str, *, err: bool = False) -> None:
 
     stream = sys.stderr if err else sys.stdout
     typer.echo(plain_lines(text, stream.encoding or "utf-8"), err=err)
+
+
+def _workers(count: int) -> str:
+    return "1 worker listens" if count == 1 else f"{count} workers listen"
 
 
 def _short(path: str) -> str:
