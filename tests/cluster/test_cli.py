@@ -527,7 +527,7 @@ def info(text: bytes) -> bytes:
     [
         (info(b"redis_version:6.2.14\r\n"), ["Redis 6.2.14", "Redis 7.0 or Valkey 7.2"]),
         (info(b"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:7.1.0\r\n"), ["Valkey 7.1.0", "7.2"]),
-        (b"-NOAUTH Authentication required.\r\n", ["refuses", "password"]),
+        (b"-NOAUTH Authentication required.\r\n", ["wants a password"]),
         (b"-NOPERM this user has no permissions to run the 'info' command\r\n", ["info"]),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", ["no Redis answers"]),
         (None, ["no Redis answers"]),
