@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from rqmr.keys import RunKeys, ranks_of
 from rqmr.model import Ask, AttemptId, Failure, Outcome, Part, Phase, Progress, RecordAt, RunState, Spec, TaskId
 
 _OF_A_PHASE = 4  # replies
-#: An ask that is older hasn't found anybody who sees the input; so many of them are read.
+#: An ask that is older hasn't found anybody who sees the input; so many of them are told.
 _UNANSWERED_MS, _ASKS = 2_000, 16
 #: Of one part: more than any server holds.
 _MOST_CHUNKS = 1 << 20
@@ -46,7 +47,7 @@ def _facts(client: Client, keys: RunKeys, spec: Spec, workers: int) -> Facts | N
     pipe.hkeys(keys.backups)
     pipe.exists(keys.standby)
     pipe.get(keys.driver)
-    pipe.zrange(keys.asks, 0, _ASKS - 1, withscores=True)
+    pipe.zrange(keys.asks, 0, -1, withscores=True)
     pipe.hget(keys.run, "shipped")
     for number, phase in enumerate(phases):
         low, high = ranks_of(number)
@@ -80,7 +81,7 @@ def _facts(client: Client, keys: RunKeys, spec: Spec, workers: int) -> Facts | N
         workers=workers,
         lost=_lost(client, keys, {each: holder for each, holder in held.items() if each not in deadlines}),
         has_standby=bool(standby),
-        asks=tuple(msgspec.msgpack.decode(ask, type=Ask) for ask, at in asks if at < now_ms - _UNANSWERED_MS),
+        asks=_unanswered(asks, now_ms, deadlines),
         shipped=whole(shipped or 0),
         driver=as_words(driver or b""),
         memory=memory_of(client),
@@ -180,6 +181,13 @@ def _attempt(attempt: AttemptId, deadline: int, told: dict[bytes, bytes], holder
         ),
         ticket=holder.ticket if holder else "",
     )
+
+
+def _unanswered(asks: Sequence[tuple[bytes, float]], now_ms: int, leased: Collection[AttemptId]) -> tuple[Ask, ...]:
+    """Return asks that nobody has answered for a while, of attempts that still may take the answer."""
+    told = (msgspec.msgpack.decode(ask, type=Ask) for ask, at in asks if at < now_ms - _UNANSWERED_MS)
+    names = {str(attempt) for attempt in leased}
+    return tuple(islice((ask for ask in told if ask.id.partition(".")[0] in names), _ASKS))
 
 
 def _waits(told: bytes) -> Literal["", "memory", "input"]:

@@ -27,8 +27,6 @@ _IDLE_SECONDS, _BUSY_SECONDS = 0.05, 0.002
 _LASTS_MS = 60_000
 #: How old an ask has to be before a command answers it that doesn't drive, until it knows that the driver doesn't.
 _OTHERS_MS = 300
-#: Asks that are read in one go.
-_BATCH = 16
 
 
 class Shipper:
@@ -75,13 +73,11 @@ class Shipper:
         """Answer some of the asks; whether there were any that this command can answer."""
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
-        pipe.zrange(self._state.keys.asks, 0, _BATCH - 1, withscores=True)
+        pipe.zrange(self._state.keys.asks, 0, -1, withscores=True)  # the first ones may be for what isn't here
         (seconds, micros), asks = pipe.execute()
         now_ms = seconds * 1000 + micros // 1000
         # What segments leave: a stock worker exits when the server refuses to write.
         room = room_for_segments(memory_of(self._client)) if asks else None
-        if room is not None and room < len(asks) * RANGE_BYTES:
-            return False
         is_any = False
         for packed, at in asks:
             if (ask := _ask(packed)) is None:
@@ -89,6 +85,8 @@ class Shipper:
                 continue
             is_overdue = now_ms - at > _OTHERS_MS
             is_due = self.drives or is_overdue or ask.path in self._left_to_us
+            if room is not None and room < RANGE_BYTES:
+                return is_any
             if is_due and (answer := self._answer_to(ask)) is not None:
                 self._wait_for_room(len(answer))
                 if self._closed.is_set():
@@ -96,6 +94,7 @@ class Shipper:
                 if self._ship(ask, packed, answer) and is_overdue:
                     self._left_to_us.add(ask.path)
                 is_any = True
+                room = None if room is None else room - len(answer)
         return is_any
 
     def _answer_to(self, ask: Ask) -> bytes | None:

@@ -1,6 +1,6 @@
 """What an RQ worker executes: a ticket brings its work-horse to a run, and the horse claims task after task.
 
-The only module that runs inside other people's worker processes: it imports neither typer nor rich.
+It runs inside other people's worker processes, as `checkup` and `preload` do: none of them imports typer or rich.
 """
 
 from __future__ import annotations

@@ -58,10 +58,22 @@ def test_an_ended_run_asks_and_ships_nothing(run, ending):
 
 def test_what_nobody_answers_is_among_the_facts(run):
     """So that people are told which input it is, and who wants it."""
+    claim = run.claim()
+    run.renew(claim, lease_ms=60_000)
     run.scripts.ask([asked(1)])
     assert run.state.facts().asks == ()
     (ask,) = run.wait_until(lambda: run.state.facts().asks)
     assert (ask.name, ask.worker, ask.host) == ("a.txt", "w1", "h1")
+
+
+def test_nobody_waits_for_what_an_attempt_asked_for_that_has_ended(run):
+    """A killed work-horse can't take its asks back; the run isn't called waiting for them."""
+    claim = run.claim()
+    run.scripts.ask([asked(1)])
+    run.redis.zadd(run.keys.asks, {asked(1): 1}, xx=True)  # long ago
+    assert run.state.facts().asks
+    run.lose(claim)
+    assert not run.state.facts().asks
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -150,6 +162,14 @@ def test_a_full_server_is_shipped_nothing(far, maxmemory):
         assert run.scripts.ask([asked(9, bytes(path))]) == "ASKED"
         maxmemory(used + (256 << 20))
         assert outcome() == path.read_bytes()[:4]
+
+
+def test_what_can_be_shipped_is_though_many_asks_for_what_can_not_came_first(far):
+    """Two commands may see a half of the inputs each; neither waits for the other."""
+    run, path = far
+    run.scripts.ask([asked(number, b"/elsewhere") for number in range(100)])
+    with shipping(run, is_planner=False), opened(run, path) as read:
+        assert read.read(4) == path.read_bytes()[:4]
 
 
 def test_only_inputs_of_the_run_are_shipped(far, tmp_path):
