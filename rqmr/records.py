@@ -19,9 +19,10 @@ from rqmr.failures import too_many_bad
 from rqmr.files import UnreadableRecord
 from rqmr.job import Job, Step
 from rqmr.loader import user_traceback
+from rqmr.merge import SegmentReader
 from rqmr.model import Failure, Progress, RecordAt, Skipped
 from rqmr.readers import Block
-from rqmr.shuffle import SegmentReader, check_pair
+from rqmr.shuffle import check_pair
 
 Pair = tuple[Any, Any]
 #: What the job's code does with a record, or with a key and its items.

@@ -16,11 +16,12 @@ from rqmr import remote
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
 from rqmr.job import Job, Mapper, Step, steps_of
+from rqmr.merge import SegmentReader, Segments, reduced
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.parts import PartFile, PartWriter
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
-from rqmr.shuffle import SegmentReader, Segments, Shuffler, Sink, check_pair, reduced
+from rqmr.shuffle import Shuffler, Sink, check_pair
 
 _REPLACED = ("rqmr", "undecodable characters replaced")
 

@@ -31,6 +31,7 @@ from rqmr.inputs import marks_of, source_of
 from rqmr.job import Step
 from rqmr.keys import RunKeys
 from rqmr.loader import Package, decode_package, hash_of
+from rqmr.merge import SegmentReader
 from rqmr.model import Ask, Claim, Kind, Outcome, Part, Progress, RunState, Spec, Split, TaskId, bitmap
 from rqmr.output import Output
 from rqmr.progress import LiveView, LogView
@@ -39,7 +40,6 @@ from rqmr.scheduler import decide, policy_of
 from rqmr.sealed import open_spec, open_split, seal_spec, seal_split
 from rqmr.segments import RedisSegments
 from rqmr.shipper import Shipper
-from rqmr.shuffle import SegmentReader
 from rqmr.state import State
 from rqmr.status import status_of_facts
 from rqmr.view import Silent

@@ -17,7 +17,8 @@ from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Mi
 from rqmr.codec import partition_for
 from rqmr.errors import CarryError, JobError, MixedKeysError, SegmentLost
 from rqmr.job import Step
-from rqmr.shuffle import SegmentReader, Shuffler, reduced
+from rqmr.merge import SegmentReader, reduced
+from rqmr.shuffle import Shuffler
 
 Pair = tuple[Any, Any]
 PLENTY = 64 << 20
