@@ -161,6 +161,12 @@ def run(
             "--skip-bad", metavar="N", help="Leave out up to N records that raise, or end their process, twice."
         ),
     ] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", help="Keys and values that a task may hold; what is more goes to disk.", show_default="64MiB"
+        ),
+    ] = None,
     ship_memory: Annotated[
         str | None,
         typer.Option(
@@ -196,6 +202,7 @@ def run(
         priority=priority,
         reducers=reducers,
         split_bytes=_bytes("--split-size", split_size),
+        memory=_bytes("--memory", memory) or Config().memory,
         ship_memory=_bytes("--ship-memory", ship_memory) or Config().ship_memory,
         workers=workers,
         format=form,

@@ -48,9 +48,8 @@ class Config(Struct, frozen=True, kw_only=True):
     #: How text inputs are decoded, and what happens to bytes that aren't text ("replace" or "strict").
     encoding: str = "utf-8"
     decode_errors: str = "replace"
-    #: Bytes of keys and values that a map task may hold before it spills.
-    map_memory: int = 64 << 20
-
+    #: Bytes of keys and values that a task may hold: a map task spills beyond it, and a reduce task merges in passes.
+    memory: int = 64 << 20
     #: Bytes of input that may wait in Redis at a time, on their way to workers that don't see them.
     ship_memory: int = 256 << 20
 
@@ -71,6 +70,7 @@ class Config(Struct, frozen=True, kw_only=True):
         _require(self.reducers is None or 1 <= self.reducers <= 10_000, "reducers", self.reducers, "1 to 10000")
         _require(self.split_bytes is None or self.split_bytes >= 1, "split size", self.split_bytes, "1 byte or more")
         _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")
+        _require(self.memory >= 1, "memory", self.memory, "1 byte or more")
         _require(self.ship_memory >= 4 << 20, "ship memory", self.ship_memory, "4 MiB or more")
         _require(self.format in (None, "tsv", "jsonl"), "format", self.format, "tsv or jsonl")
 

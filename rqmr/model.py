@@ -133,7 +133,7 @@ class Settings(Struct, frozen=True):
     encoding: str = "utf-8"
     decode_errors: str = "replace"
     format: str = "tsv"
-    map_memory: int = 64 << 20  # bytes a map task may hold before it spills
+    memory: int = 64 << 20  # bytes of keys and values that a task may hold
 
 
 class Spec(Struct, frozen=True):

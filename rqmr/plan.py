@@ -155,7 +155,7 @@ def plan(
     Raises:
         InputError: the encoding can't be read by lines.
     """
-    settings = Settings(config.encoding, config.decode_errors, config.format or "tsv", config.map_memory)
+    settings = Settings(config.encoding, config.decode_errors, config.format or "tsv", config.memory)
     check_encoding(settings)
     total = sum(source.size for source in sources)
     splits = cut(sources, config.split_bytes or choose_split_bytes(total, workers), program.job.reader.splittable)

@@ -157,7 +157,7 @@ class Task:
         if self._shuffled_by is None:
             return self._write_part(pairs)
         partitions = self._spec.phases[self._spec.phase_of(self._task) + 1].tasks
-        shuffler = Shuffler(self._shuffled_by, partitions, self._sink, self._spec.settings.map_memory)
+        shuffler = Shuffler(self._shuffled_by, partitions, self._sink, self._spec.settings.memory)
         shuffler.consume(pairs)
         written = bitmap(shuffler.finish())
         return self._outcome(partitions=written, key_type=shuffler.key_type, key_example=shuffler.key_example)

@@ -146,7 +146,7 @@ def test_jobs_of_every_shape_give_what_the_oracle_gives(
 def test_spills_of_a_mapper_that_may_hold_little_give_what_the_oracle_gives(
     two_workers: Workers, redis: Any, words: list[Path], tmp_path: Path
 ) -> None:
-    config = Config(workers=0, reducers=2, split_bytes=16 << 10, map_memory=20_000)
+    config = Config(workers=0, reducers=2, split_bytes=16 << 10, memory=20_000)
     expected = oracle(JOBS / "slow.py", words, config, tmp_path)
     result = rqmr.run(str(JOBS / "slow.py"), words, config=config, output=tmp_path / "out", redis_url=two_workers.url)
     assert_equal(result, expected)

@@ -34,7 +34,7 @@ def test_a_new_run_has_its_maps_pending(run):
 
 def test_a_worker_reads_back_what_the_driver_wrote(make_run):
     """Spec, splits and code travel unchanged."""
-    settings = Settings(encoding="latin-1", decode_errors="strict", format="jsonl", map_memory=1 << 20)
+    settings = Settings(encoding="latin-1", decode_errors="strict", format="jsonl", memory=1 << 20)
     params = {"pattern": "Ünï", "limit": 2**63 - 1, "words": ["a", None]}
     run = make_run(maps=2, reducers=3, params=params, settings=settings)
 

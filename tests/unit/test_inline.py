@@ -62,5 +62,5 @@ def test_a_mapper_holds_little_more_than_it_may(tmp_path: Path) -> None:
     reducer = "    def reducer(self, key, values):\n        yield key, sum(map(len, values))"
     mine = job(tmp_path, f"{mapper}\n\n{reducer}")
 
-    with rqmr.run(mine, path, inline=True, config=Config(map_memory=1 << 20, split_bytes=1 << 30)) as result:
+    with rqmr.run(mine, path, inline=True, config=Config(memory=1 << 20, split_bytes=1 << 30)) as result:
         assert list(result) == [(100_000, 5_000_000)]

@@ -448,7 +448,7 @@ def test_a_key_whose_values_are_streamed_is_not_left_out(bench: Bench, monkeypat
     monkeypatch.setattr(rqmr.codec, "_CHUNK_TARGET", 10)
     monkeypatch.setattr(rqmr.codec, "_CHUNK_LIMIT", 20)
     with pytest.raises(rqmr.RunFailed, match="ValueError: 9000 values"):
-        bench.run(REDUCER, "bad\n" * 9000, map_memory=1 << 30)
+        bench.run(REDUCER, "bad\n" * 9000, memory=1 << 30)
 
 
 def test_a_later_steps_mapper_makes_the_key_bad_that_its_pair_came_from(bench: Bench) -> None:
