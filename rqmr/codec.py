@@ -34,9 +34,12 @@ UNMISTAKABLE = frozenset({str, bytes, type(None)})
 
 _encode = msgspec.msgpack.Encoder().encode
 
-#: Raw bytes that a chunk aims at, and may not exceed unless one single value does. Small, since a reduce task holds
-#: one chunk of every segment; far above the ~10 KB below which Redis is bound by commands and not by bytes.
-_CHUNK_TARGET, _CHUNK_LIMIT = 192 << 10, 512 << 10
+#: Raw bytes that a chunk aims at, and may not exceed unless one single value does, and how many entries it has at most.
+#: Small, since a reduce task holds one chunk of every run, where they are about ten times as large; but packed it is
+#: above the ~10 KB below which Redis is bound by commands and not by bytes.
+_CHUNK_TARGET, _CHUNK_LIMIT, _CHUNK_ENTRIES = 64 << 10, 512 << 10, 1 << 12
+#: Values that an entry has at most: a key with more has several entries.
+_MOST_VALUES = 1 << 12
 #: The longest body: a value of Redis can't be longer. What unpacks to more is nothing that was written here.
 _BODY_LIMIT = 512 << 20
 _SMALL = 256  # bytes; below, compression costs more than it saves
@@ -158,7 +161,7 @@ class ChunkCodec:
     def __init__(self, item_type: Any = Any, *, grouped: bool) -> None:
         """`grouped`: an item is a list of values of `item_type`, not one accumulator of it."""
         self._rich = restores(item_type)
-        self._grouped = grouped
+        self.is_grouped = grouped
         item = list[item_type] if grouped else item_type
         if not self._rich:
             item = list[Any] if grouped else Any
@@ -171,8 +174,8 @@ class ChunkCodec:
         Raises:
             CarryError: a value can't be carried; names its key and type.
         """
-        if self._grouped:
-            keys, items = _cut_long_groups(keys, items)
+        if self.is_grouped:
+            keys, items = _cut_long_groups(keys, items, _MOST_VALUES)
         start, count = 0, 256
         while start < len(keys):
             end = min(start + count, len(keys))
@@ -180,10 +183,16 @@ class ChunkCodec:
             if len(body) > _CHUNK_LIMIT and end - start > 1:
                 count = (end - start) // 2
                 continue
+            if len(body) > _CHUNK_LIMIT and self.is_grouped and len(items[start]) > 1:
+                # One key's values are many bytes though they are few.
+                most = max(1, len(items[start]) * _CHUNK_TARGET // len(body))
+                yield from self.bodies(*_cut_long_groups(keys[start:end], items[start:end], most))
+                start = end
+                continue
             if len(body) > _BODY_LIMIT:
                 raise CarryError(f"key {shorten(keys[start])}: a value has more than {_BODY_LIMIT >> 20} MiB")
             yield body
-            count = max(1, min((end - start) * _CHUNK_TARGET // len(body), 1 << 16))
+            count = max(1, min((end - start) * _CHUNK_TARGET // len(body), _CHUNK_ENTRIES))
             start = end
 
     def _encode(self, keys: Sequence[Key], items: Sequence[Any]) -> bytes:
@@ -199,7 +208,7 @@ class ChunkCodec:
 
     def _check(self, keys: Sequence[Key], items: Sequence[Any]) -> None:
         # One pass at C speed tells most chunks apart: only scalars. Ints too long are told by the encoder.
-        flat = (value for item in items for value in item) if self._grouped else items
+        flat = (value for item in items for value in item) if self.is_grouped else items
         if set(map(type, flat)) <= _SCALARS:
             return
         for key, item in zip(keys, items, strict=True):
@@ -212,9 +221,9 @@ class ChunkCodec:
         """Find the key or value that can't be encoded."""
         for key, item in zip(keys, items, strict=True):
             _encoded_key(key)
-            for value in item if self._grouped else (item,):
+            for value in item if self.is_grouped else (item,):
                 try:
-                    self._decode(_encode(((key,), ([value] if self._grouped else value,))))
+                    self._decode(_encode(((key,), ([value] if self.is_grouped else value,))))
                 except (TypeError, ValueError, OverflowError) as cause:
                     kind = _type_name(type(value))
                     raise CarryError(
@@ -324,7 +333,7 @@ def _without_negative_zero(key: Key) -> Key:
 
 
 def _cut_long_groups(
-    keys: Sequence[Key], items: Sequence[list[Any]], limit: int = 4096
+    keys: Sequence[Key], items: Sequence[list[Any]], limit: int
 ) -> tuple[Sequence[Key], Sequence[Any]]:
     """Give a key with many values several entries, so that no chunk has to hold them all."""
     if all(len(item) <= limit for item in items):

@@ -7,7 +7,7 @@ byte what any other run of the plan has to give. Also the place for pdb and for 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from msgspec import structs
 
@@ -87,9 +87,8 @@ class _Segments:
     def __init__(self, memory: _Memory, reducer: int) -> None:
         self._segments = memory.partitions.get(reducer, {})
 
-    def heads(self) -> Iterator[tuple[int, bytes | None]]:
-        for producer, chunks in sorted(self._segments.items()):
-            yield producer, chunks.get(0)
+    def producers(self) -> list[int]:
+        return sorted(self._segments)
 
-    def chunk(self, producer: int, number: int) -> bytes | None:
-        return self._segments[producer].get(number)
+    def chunks(self, wanted: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        return [self._segments[producer].get(number) for producer, number in wanted]

@@ -65,7 +65,8 @@ class Step:
         """What the step's segments hold, in words: those of two versions of a job can be merged if it is the same."""
         reducer = self.reducer
         kind = f"{type(reducer).__qualname__} {vars(reducer)}" if isinstance(reducer, Aggregator) else "values"
-        return f"{kind} of {self.item_type!r}{', partitioned' if self.partitioner else ''}"
+        others = [word for word, is_so in (("partitioned", self.partitioner), ("sorted", self.sort_values)) if is_so]
+        return ", ".join([f"{kind} of {self.item_type!r}", *others])
 
     def codec(self) -> ChunkCodec:
         """Return the codec of the step's segments; TypeError if its annotation says no one type."""

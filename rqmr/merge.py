@@ -1,181 +1,268 @@
-"""The reduce side of the shuffle: segments → keys with their items.
+"""The reduce side of the shuffle: segments → keys with their values.
 
-The sorted runs of all segments are merged in windows (one chunk of each run in memory), so that a partition may be
-larger than memory, and the values of a key come in the order of (producer, emission), whatever ran where.
+The sorted runs of all segments are merged, so that the values of a key come in the order of (producer, emission),
+whatever ran where. A partition may be larger than memory: of each run there is one chunk in memory (`windows`), and if
+that is too much, some are merged into a temporary file before (`passes`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
 from rqmr.codec import Key, unseal
+from rqmr.config import Config
 from rqmr.errors import SegmentLost
 from rqmr.job import Reducer, Step
+from rqmr.passes import Passes, ascending, folded, grouped, together
+from rqmr.windows import SortedRun, Stream, windows
 
 #: In a segment: more than any server holds.
 _MOST_CHUNKS = 1 << 32
+#: About how many bytes are fetched in one go, and how many chunks at the most and before their size is known.
+_WINDOW, _MOST_FETCHED, _FIRST_FETCHED = 4 << 20, 256, 16
 
 
 class Segments(Protocol):
     """The committed segments for one reduce task."""
 
-    def heads(self) -> Iterator[tuple[int, bytes | None]]:
-        """Yield each producer that has a segment, ascending, with its chunk 0 (None: missing)."""
+    def producers(self) -> Sequence[int]:
+        """Return who has a segment, ascending."""
 
-    def chunk(self, producer: int, number: int) -> bytes | None:
-        """Return one more chunk of a producer's segment (None: missing)."""
-
-
-class _SortedRun:
-    """One sorted run, of which one chunk at a time is decoded."""
-
-    def __init__(self, numbers: Sequence[int], load: Callable[[int], tuple[list[Key], list[Any]]]) -> None:
-        """`numbers`: those of its chunks, as many as the segment says; `load` returns the keys and items of one."""
-        self._numbers = numbers
-        self._load = load
-        self._loaded = 0  # chunks
-        self._keys: list[Key] = []
-        self._items: list[Any] = []
-        self._at = 0
-
-    def fill(self) -> bool:
-        """Load the next chunk if all of this one is taken; whether there is anything left."""
-        while self._at == len(self._keys):
-            if not self.has_more:
-                return False
-            self._keys, self._items = self._load(self._numbers[self._loaded])
-            self._loaded += 1
-            self._at = 0
-        return True
-
-    @property
-    def has_more(self) -> bool:
-        """Whether the run goes on behind the chunk that is loaded."""
-        return self._loaded < len(self._numbers)
-
-    @property
-    def last(self) -> Key:
-        """The greatest key that is loaded."""
-        return self._keys[-1]
-
-    def take(self, below: Key, *, everything: bool) -> Iterable[tuple[Key, Any]]:
-        """Take the loaded entries with keys less than a bound."""
-        start = self._at
-        # None is a key of its own type: nothing is less than it.
-        self._at = len(self._keys) if everything else start if below is None else bisect_left(self._keys, below, start)
-        return zip(self._keys[start : self._at], self._items[start : self._at], strict=True)
-
-    def take_equal(self, key: Key) -> Iterator[Any]:
-        """Take the items of one key, loading on while it lasts."""
-        while self.fill() and self._keys[self._at] == key:
-            self._at += 1
-            yield self._items[self._at - 1]
-
-
-def merge(runs: Iterable[_SortedRun]) -> Iterator[tuple[Key, Iterable[Any]]]:
-    """Yield each key, ascending, with its items in the order of the runs.
-
-    What is less than the last loaded key of every unfinished run is complete and can go, each key with a list. When
-    that is nothing, one key fills a whole chunk: its items are then streamed, run after run, by an iterator that ends
-    when the next key is asked.
-    """
-    live = [run for run in runs if run.fill()]
-    while live:
-        bounds = [run.last for run in live if run.has_more]
-        bound = None if not bounds or bounds[0] is None else min(bounds)
-        groups: dict[Key, list[Any]] = {}
-        for run in live:
-            for key, item in run.take(bound, everything=not bounds):
-                if key in groups:
-                    groups[key].append(item)
-                else:
-                    groups[key] = [item]
-        for key in sorted(groups):
-            yield key, groups[key]
-        if bounds and not groups:
-            items = chain.from_iterable([run.take_equal(bound) for run in live])
-            yield bound, items
-            deque(items, maxlen=0)
-        live = [run for run in live if run.fill()]
+    def chunks(self, wanted: Sequence[tuple[int, int]]) -> Sequence[bytes | None]:
+        """Return chunks: for each (producer, number) its bytes, or None if it is missing."""
 
 
 class SegmentReader:
-    """The reduce side: opens the committed segments of one partition and merges them."""
+    """Opens the committed segments of one partition and merges them."""
 
-    def __init__(self, step: Step, segments: Segments) -> None:
-        self._codec = step.codec()
-        self._segments = segments
-        self.chunks = 0  # in all segments
-        self.loaded = 0
-        self.size = 0  # bytes loaded
+    def __init__(
+        self,
+        step: Step,
+        segments: Segments,
+        memory: int = Config().memory,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`memory`: bytes that decoded chunks may take; `check` is called while nothing is yielded for long."""
+        self._step = step
+        self._passes = Passes(step, memory, check)
+        self._fetch = _Fetch(step, segments, memory)
+
+    @property
+    def size(self) -> int:
+        """Bytes fetched."""
+        return self._fetch.size
+
+    @property
+    def chunks(self) -> int:
+        """Chunks in all: of the segments, about, until all are opened; and of the temporary file."""
+        fetch = self._fetch
+        return fetch.chunks * len(fetch.producers) // (fetch.opened or 1) + self._passes.written
+
+    @property
+    def loaded(self) -> int:
+        """How many of them have been read."""
+        return self._fetch.loaded + self._passes.loaded
 
     def groups(self) -> Iterator[tuple[Key, Iterable[Any]]]:
-        """Yield each key with its items, as `merge` does.
+        """Yield each key, ascending, with its values, or the accumulators of an aggregator.
+
+        Those that are in memory come as a list. A key that fills a whole chunk is streamed by an iterator, which ends
+        when the next key is asked.
 
         Raises:
             SegmentLost: a chunk is missing or damaged.
+            JobError: values that are to be sorted have no order.
+            RecordError: the temporary file can't be written.
         """
-        heads = list(self._segments.heads())
-        if missing := [producer for producer, head in heads if head is None]:
-            raise SegmentLost(missing, "missing")  # all at once, so that they are made again side by side
-        return merge([run for producer, head in heads for run in self._open(producer, head)])
+        is_grouped = not isinstance(self._step.reducer, Aggregator)
+        with closing(self._passes):
+            for window in windows(self._runs()):
+                if isinstance(window, Stream):
+                    yield window.key, self._streamed(window) if is_grouped else window.items()
+                    continue
+                groups = grouped(window, sort_values=self._step.sort_values) if is_grouped else together(window)
+                for key in ascending(groups):
+                    yield key, groups[key]
 
-    def _open(self, producer: int, head: bytes | None) -> Iterator[_SortedRun]:
-        runs = self._checked(producer, head, _runs_of)
-        total = sum(runs)
+    def folded(self) -> Iterator[tuple[list[Key], list[Any]]]:
+        """Yield keys, ascending, and their accumulators, many at a time. Raises as `groups`, and KeyFunctionError."""
+        aggregator = self._step.reducer
+        assert isinstance(aggregator, Aggregator)
+        with closing(self._passes):
+            for window in windows(self._runs()):
+                table = folded(window, aggregator)
+                keys = ascending(table)
+                yield keys, list(map(table.__getitem__, keys))
+
+    def _streamed(self, stream: Stream) -> Iterator[Any]:
+        return chain.from_iterable(stream.values_in_order() if self._step.sort_values else stream.items())
+
+    def _runs(self) -> list[SortedRun]:
+        return self._passes.fit(self._fetch.runs(), len(self._fetch.producers))
+
+
+class _SegmentRun(SortedRun):
+    """A sorted run of a segment."""
+
+    def __init__(self, fetch: _Fetch, producer: int, numbers: range, total: int, last: bytes | None) -> None:
+        """`numbers`: those of its chunks, of as many as the segment has in `total`; `last`: one more, behind them."""
+        super().__init__()
+        self.producer = producer
+        self.ahead: deque[bytes | None] = deque()  # fetched already
+        self._fetch = fetch
+        self._numbers = numbers
+        self._total = total
+        self._last = last
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self.ahead or self._numbers or self._last)
+
+    @property
+    def waits(self) -> bool:
+        """Whether what comes next isn't fetched yet."""
+        return bool(self._numbers) and not self.ahead
+
+    def want(self, count: int) -> list[tuple[int, int]]:
+        """Return the next chunks that aren't fetched yet, and take them for fetched."""
+        taken, self._numbers = self._numbers[:count], self._numbers[count:]
+        # The last chunk of all is stored as 0.
+        return [(self.producer, number % self._total) for number in taken]
+
+    def _load(self) -> tuple[list[Key], list[Any]]:
+        if self.waits:
+            self._fetch.fetch(self)
+        if self.ahead:
+            return self._fetch.decode(self.producer, self.ahead.popleft())
+        stored, self._last = self._last, None
+        return self._fetch.decode(self.producer, stored, kept=True)
+
+
+class _Fetch:
+    """Fetches chunks ahead, of many runs in one go, so that reading doesn't wait for each."""
+
+    def __init__(self, step: Step, segments: Segments, memory: int) -> None:
+        self._codec = step.codec()
+        self._segments = segments
+        self._window = min(_WINDOW, max(memory // 16, 1))
+        self._open: list[_SegmentRun] = []
+        self._keeps = self._window  # bytes of heads that may be kept until they are needed as the last chunks
+        self._fetched = 0
+        self.producers = segments.producers()
+        self.opened = 0  # of them
+        self.chunks = 0  # of the segments opened
+        self.loaded = 0
+        self.size = 0  # bytes fetched
+
+    def runs(self) -> Iterator[SortedRun]:
+        """Yield all runs, by producer."""
+        while self.opened < len(self.producers):
+            some = self.producers[self.opened : self.opened + self._limit()]
+            heads = self._get([(producer, 0) for producer in some])
+            if None in heads:
+                raise SegmentLost(self._missing(), "missing")
+            self.opened += len(some)
+            runs = [run for head in zip(some, heads, strict=True) for run in self._runs_of(*head)]
+            self._open += runs
+            yield from runs
+
+    def fetch(self, first: _SegmentRun) -> None:
+        """Fetch the next chunks of a run, and of others that will need some soon."""
+        self._open = [run for run in self._open if run.has_more]
+        limit = self._limit()
+        waiting = [first, *(run for run in self._open if run.waits and run is not first)][:limit]
+        each = max(1, (limit - sum(len(run.ahead) for run in self._open)) // len(waiting))
+        wanted = [(run, chunk) for run in waiting for chunk in run.want(each)]
+        for (run, _), data in zip(wanted, self._get([chunk for _, chunk in wanted]), strict=True):
+            run.ahead.append(data)
+
+    def decode(self, producer: int, stored: bytes | None, *, kept: bool = False) -> tuple[list[Key], list[Any]]:
+        """Return the keys and items of a chunk; SegmentLost if it is missing or damaged. `kept`: it is a head."""
+        if kept and stored:
+            self._keeps += len(stored)
+        decoded: tuple[list[Key], list[Any]]
+        decoded = _checked(producer, stored, lambda stored: self._codec.items(unseal(stored)))
+        self.loaded += 1
+        return decoded
+
+    def _runs_of(self, producer: int, head: bytes | None) -> Iterator[_SegmentRun]:
+        lengths = _checked(producer, head, _lengths)
+        total = sum(lengths)
         self.chunks += total
-        last = 0
-        for length in runs:
-            first, last = last + 1, last + length
-            yield _SortedRun(range(first, last + 1), self._loader(producer, total, head))
+        end = 0
+        for length in lengths:
+            start, end = end + 1, end + length
+            # The head is the last chunk of all. Where there are too many to keep it is fetched again when it is needed.
+            if end == total and head and (total == 1 or len(head) <= self._keeps):
+                self._keeps -= len(head)
+                yield _SegmentRun(self, producer, range(start, end), total, head)
+            else:
+                yield _SegmentRun(self, producer, range(start, end + 1), total, None)
 
-    def _loader(self, producer: int, total: int, head: bytes | None) -> Callable[[int], tuple[list[Key], list[Any]]]:
-        def load(number: int) -> tuple[list[Key], list[Any]]:
-            # The last chunk of all is stored as 0.
-            stored = head if number == total else self._segments.chunk(producer, number)
-            decoded: tuple[list[Key], list[Any]]
-            decoded = self._checked(producer, stored, lambda stored: self._codec.items(unseal(stored)))
-            self.loaded += 1
-            self.size += len(stored or b"")
-            return decoded
+    def _missing(self) -> list[int]:
+        """Return whose segments are missing: all at once, so that they are made again side by side."""
+        missing = []
+        for start in range(self.opened, len(self.producers), _FIRST_FETCHED):
+            some = self.producers[start : start + _FIRST_FETCHED]
+            heads = self._get([(producer, 0) for producer in some])
+            missing += [producer for producer, head in zip(some, heads, strict=True) if head is None]
+        return missing
 
-        return load
+    def _limit(self) -> int:
+        """Return how many chunks to fetch in one go, by the size of those before."""
+        if not self._fetched:
+            return _FIRST_FETCHED
+        return max(1, min(_MOST_FETCHED, self._window * self._fetched // (self.size or 1)))
 
-    @staticmethod
-    def _checked(producer: int, stored: bytes | None, decode: Callable[[bytes], Any]) -> Any:
-        if stored is None:
-            raise SegmentLost([producer], "missing")
-        try:
-            return decode(stored)
-        except ValueError as error:
-            raise SegmentLost([producer], f"not readable: {error}") from error
+    def _get(self, wanted: Sequence[tuple[int, int]]) -> Sequence[bytes | None]:
+        stored = self._segments.chunks(wanted)
+        self._fetched += len(stored)
+        self.size += sum(len(data) for data in stored if data)
+        return stored
 
 
-def _runs_of(head: bytes) -> tuple[int, ...]:
+def _checked(producer: int, stored: bytes | None, decode: Callable[[bytes], Any]) -> Any:
+    if stored is None:
+        raise SegmentLost([producer], "missing")
+    try:
+        return decode(stored)
+    except ValueError as error:
+        raise SegmentLost([producer], f"not readable: {error}") from error
+
+
+def _lengths(head: bytes) -> tuple[int, ...]:
     runs = unseal(head).runs
     if not runs or min(runs) < 1 or sum(runs) > _MOST_CHUNKS:
         raise ValueError(f"no segment has {sum(runs)} chunks in {len(runs)} runs")
     return runs
 
 
-def reduced(step: Step, key: Key, items: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
-    """Return the pairs that a step's reducer makes of a key and its items."""
+def reduced(step: Step, key: Key, values: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
+    """Return the pairs that a step's reducer makes of a key and what `SegmentReader.groups` has of it."""
     reducer = step.reducer
     if isinstance(reducer, Aggregator):
         accumulator = reducer.zero()
-        for item in items:
-            accumulator = reducer.merge(accumulator, item)
+        for other in values:
+            accumulator = reducer.merge(accumulator, other)
         return ((key, reducer.finish(accumulator)),)
     assert reducer is not None
-    values = chain.from_iterable(items)
-    return _call(reducer, key, iter(sorted(values)) if step.sort_values else values)
+    return _call(reducer, key, iter(values))
 
 
 def _call(reducer: Reducer, key: Key, values: Iterator[Any]) -> Iterable[tuple[Key, Any]]:
     pairs = reducer(key, values)
     return () if pairs is None else pairs
+
+
+def folds_in_bulk(step: Step) -> bool:
+    """Whether `SegmentReader.folded` gives the step's output, with none of the job's own functions to be watched."""
+    reducer = step.reducer
+    if not isinstance(reducer, Aggregator):
+        return False
+    kind = type(reducer)
+    return kind.merge_all is not Aggregator.merge_all and kind.finish is Aggregator.finish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -27,8 +27,6 @@ _POLL_SECONDS, _TURN_SECONDS = 0.1, 0.02
 _ALONE_MS = 2_000
 #: Connections of the server for each attempt that may write: its RQ worker has two, its work-horse three.
 _CONNECTIONS = 3
-#: Segments whose first chunk is asked for in one go.
-_HEADS = 64
 #: Keys in one go.
 _BATCH = 1000
 
@@ -176,20 +174,14 @@ class RedisSegments:
             each.index: winner for each, winner in winners.items() if winner[1].has_partition(task.index)
         }
 
-    def heads(self) -> Iterator[tuple[int, bytes | None]]:
-        """Yield each producer that has a segment, ascending, with its chunk 0 (None: missing)."""
-        producers = sorted(self.winners)
-        for start in range(0, len(producers), _HEADS):
-            some = producers[start : start + _HEADS]
-            with _not_charged():
-                heads = self._state.client.hmget(self._shuffle, [self._field(producer, 0) for producer in some])
-            yield from zip(some, heads, strict=True)
+    def producers(self) -> list[int]:
+        """Return who has a segment, ascending."""
+        return sorted(self.winners)
 
-    def chunk(self, producer: int, number: int) -> bytes | None:
-        """Return one more chunk of a producer's segment (None: missing)."""
+    def chunks(self, wanted: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """Return chunks: for each (producer, number) its bytes, or None if it is missing."""
         with _not_charged():
-            data = self._state.client.hget(self._shuffle, self._field(producer, number))
-        return None if data is None else bytes(data)
+            return list(self._state.client.hmget(self._shuffle, [self._field(*each) for each in wanted]))
 
     def _field(self, producer: int, chunk: int) -> str:
         return segment_field(producer, self.winners[producer][0].number, chunk)

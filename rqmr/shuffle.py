@@ -14,6 +14,7 @@ from rqmr.aggregators import Aggregator
 from rqmr.codec import UNMISTAKABLE, Key, one_signature, partition_for, same_type, seal, shorten, weight
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
+from rqmr.windows import sort
 
 #: Pairs that are folded between two looks at the memory.
 _BATCH = 1 << 14
@@ -117,6 +118,9 @@ class Shuffler:
         if last:
             for partition in self._runs:
                 by_partition.setdefault(partition, [])
+        if self._step.sort_values and self._codec.is_grouped:
+            for key, values in table.items():
+                sort(key, values)
         for partition, keys in by_partition.items():
             self._write_run(partition, keys, [table[key] for key in keys], last=last)
         self._table.clear()

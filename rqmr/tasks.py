@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from msgspec import Struct
@@ -16,7 +17,7 @@ from rqmr import remote
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
 from rqmr.job import Job, Mapper, Step, steps_of
-from rqmr.merge import SegmentReader, Segments, reduced
+from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reduced
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.parts import PartFile, PartWriter
 from rqmr.readers import Block
@@ -136,22 +137,36 @@ class Task:
 
     def _reduced(self, segments: Segments) -> Iterator[tuple[Any, Any]]:
         place, step = self._place, self._steps[self._task.step]
-        reader = SegmentReader(step, segments)
+        reader = SegmentReader(step, segments, self._spec.settings.memory, self._check_stopped)
         place.fraction = lambda: reader.loaded / (reader.chunks or 1)
         following = self._steps[self._task.step + 1 :]
         if self._guard:
             return self._guard.reduced(reader, partial(_reduced_and_mapped, step, following))
+        if not following and folds_in_bulk(step):
+            return chain.from_iterable(self._folded(reader))
         pairs = self._reduced_groups(step, reader)
         return _mapped_pairs(following[0].mapper, pairs) if following else pairs
 
     def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[tuple[Any, Any]]:
         place = self._place
-        for place.key, items in reader.groups():
+        for place.key, values in reader.groups():
             if place.stopped:
                 raise AttemptEnded
-            yield from reduced(step, place.key, items)
+            yield from reduced(step, place.key, values)
             place.records += 1
             place.size = reader.size
+
+    def _folded(self, reader: SegmentReader) -> Iterator[Iterable[tuple[Any, Any]]]:
+        place = self._place
+        for keys, values in reader.folded():
+            self._check_stopped()
+            yield zip(keys, values, strict=True)
+            place.records += len(keys)
+            place.size = reader.size
+
+    def _check_stopped(self) -> None:
+        if self._place.stopped:
+            raise AttemptEnded
 
     def _write(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
         if self._shuffled_by is None:

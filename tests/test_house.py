@@ -20,7 +20,7 @@ FLOORS = [
             "aggregators urls files readers inputs spool sealed included job loader parts remote output plan failures "
             "memory scheduler"
         ),
-        "shuffle merge records tasks",
+        "windows shuffle passes merge records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
         "dispatch tick worker preload checkup",
         "inline shipper arrivals driver sessions sockets server durable supervise local access crew",

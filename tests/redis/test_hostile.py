@@ -131,13 +131,13 @@ class OneSegment:
     """Segments of one producer, whose chunks are given."""
 
     def __init__(self, *chunks: bytes) -> None:
-        self.chunks = chunks
+        self.stored = chunks
 
-    def heads(self) -> Any:
-        yield 0, self.chunks[0]
+    def producers(self) -> Any:
+        return [0]
 
-    def chunk(self, producer: int, number: int) -> bytes | None:
-        return self.chunks[number] if number < len(self.chunks) else None
+    def chunks(self, wanted: Any) -> Any:
+        return [self.stored[number] if number < len(self.stored) else None for _, number in wanted]
 
 
 def read_segment(*chunks: bytes) -> list[Any]:

@@ -38,10 +38,9 @@ def test_what_is_written_is_read_back(run):
 
     # Then each reducer reads its own
     first, second = RedisSegments(run.state, FIRST), RedisSegments(run.state, SECOND)
-    assert list(first.heads()) == [(0, b"\x02head")]
-    assert [first.chunk(0, number) for number in (1, 2)] == [b"more", bytes(range(256))]
-    assert list(second.heads()) == [(0, b"\x00alone"), (2, b"\x01h")]
-    assert second.chunk(2, 1) == b""
+    assert (first.producers(), second.producers()) == ([0], [0, 2])
+    assert first.chunks([(0, 0), (0, 2), (0, 1)]) == [b"\x02head", bytes(range(256)), b"more"]
+    assert second.chunks([(2, 1), (0, 0), (2, 0)]) == [b"", b"\x00alone", b"\x01h"]
 
 
 def test_a_task_that_has_nothing_for_a_reducer_is_not_missing(run):
@@ -49,7 +48,7 @@ def test_a_task_that_has_nothing_for_a_reducer_is_not_missing(run):
     for _ in range(3):
         run.commit(run.claim())
 
-    assert list(RedisSegments(run.state, FIRST).heads()) == []
+    assert RedisSegments(run.state, FIRST).producers() == []
 
 
 def test_only_winners_are_read(run):
@@ -62,7 +61,9 @@ def test_only_winners_are_read(run):
     run.commit(run.claim())
     run.commit(run.claim())
 
-    assert list(RedisSegments(run.state, FIRST).heads()) == [(0, b"s0-m0000-a2 for 0")]
+    segments = RedisSegments(run.state, FIRST)
+    assert segments.producers() == [0]
+    assert segments.chunks([(0, 0)]) == [b"s0-m0000-a2 for 0"]
 
 
 def test_a_chunk_that_is_missing_is_none(run):
@@ -75,31 +76,21 @@ def test_a_chunk_that_is_missing_is_none(run):
     run.redis.delete(run.keys.shuffle(0, 1))
 
     segments = RedisSegments(run.state, FIRST)
-    assert list(segments.heads()) == [(0, None)]
-    assert segments.chunk(0, 1) is None
-    assert list(RedisSegments(run.state, SECOND).heads()) == [(0, None)]
+    assert segments.producers() == RedisSegments(run.state, SECOND).producers() == [0]
+    assert segments.chunks([(0, 0), (0, 1)]) == RedisSegments(run.state, SECOND).chunks([(0, 0), (0, 1)]) == [None] * 2
 
 
 def test_all_producers_are_found_when_there_are_many(make_run):
-    """Heads are fetched in windows; what is at a window's edge is neither left out nor read twice."""
+    """Those that have nothing for the reducer are left out."""
     run = make_run(maps=150, reducers=1)
     while claim := run.claim():
         run.commit(claim, run.write(claim, *([0] if claim.attempt.task.index % 75 else [])))
 
-    heads = list(RedisSegments(run.state, FIRST).heads())
+    segments = RedisSegments(run.state, FIRST)
 
-    assert heads == [(index, f"s0-m{index:04d}-a1 for 0".encode()) for index in range(150) if index % 75]
-    assert len(heads) > 2 * 64
-
-
-@pytest.mark.parametrize("maps", [64, 65, 128])
-def test_a_window_that_is_just_full_is_read_once(make_run, maps):
-    """At the edge of a window."""
-    run = make_run(maps=maps, reducers=1)
-    while claim := run.claim():
-        run.commit(claim, run.write(claim, 0))
-
-    assert [producer for producer, _ in RedisSegments(run.state, FIRST).heads()] == list(range(maps))
+    assert segments.producers() == [index for index in range(150) if index % 75]
+    heads = segments.chunks([(producer, 0) for producer in segments.producers()])
+    assert heads == [f"s0-m{index:04d}-a1 for 0".encode() for index in segments.producers()]
 
 
 def test_a_missing_winner_stops_the_reader_before_it_begins(run):
@@ -120,9 +111,10 @@ def test_a_later_step_reads_what_the_reduce_tasks_before_it_wrote(make_run):
         claim = run.claim()
         run.commit(claim, run.write(claim, 0))
 
-    heads = list(RedisSegments(run.state, TaskId(1, Kind.REDUCE, 0)).heads())
+    segments = RedisSegments(run.state, TaskId(1, Kind.REDUCE, 0))
 
-    assert heads == [(0, b"s0-r0000-a1 for 0"), (1, b"s0-r0001-a1 for 0")]
+    assert segments.producers() == [0, 1]
+    assert segments.chunks([(0, 0), (1, 0)]) == [b"s0-r0000-a1 for 0", b"s0-r0001-a1 for 0"]
     assert not run.redis.exists(run.keys.shuffle(0, 0))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +17,7 @@ from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Mi
 from rqmr.codec import partition_for
 from rqmr.errors import CarryError, JobError, MixedKeysError, SegmentLost
 from rqmr.job import Step
-from rqmr.merge import SegmentReader, reduced
+from rqmr.merge import SegmentReader, folds_in_bulk, reduced
 from rqmr.shuffle import Shuffler
 
 Pair = tuple[Any, Any]
@@ -50,16 +50,15 @@ class Sink:
 
 class Segments:
     def __init__(self, producers: dict[int, dict[int, bytes]]) -> None:
-        self.producers = producers
+        self.stored = producers
         self.fetched = 0
 
-    def heads(self) -> Iterator[tuple[int, bytes | None]]:
-        for producer in sorted(self.producers):
-            yield producer, self.producers[producer].get(0)
+    def producers(self) -> list[int]:
+        return sorted(self.stored)
 
-    def chunk(self, producer: int, number: int) -> bytes | None:
+    def chunks(self, wanted: Sequence[tuple[int, int]]) -> list[bytes | None]:
         self.fetched += 1
-        return self.producers[producer].get(number)
+        return [self.stored[producer].get(number) for producer, number in wanted]
 
 
 def identity(key: Any, value: Any) -> Iterable[Pair]:
@@ -82,20 +81,25 @@ def mapped(step: Step, tasks: list[list[Pair]], partitions: int, memory: int = P
     return store
 
 
-def reduce_all(step: Step, store: Store, partitions: int) -> list[list[Pair]]:
-    """Run the reduce side of every partition."""
-    return [
+def reduce_all(step: Step, store: Store, partitions: int, memory: int = PLENTY) -> list[list[Pair]]:
+    """Run the reduce side of every partition; both ways, if there are two."""
+    parts = [
         [
             pair
-            for key, items in SegmentReader(step, store.segments(partition)).groups()
-            for pair in reduced(step, key, items)
+            for key, values in SegmentReader(step, store.segments(partition), memory).groups()
+            for pair in reduced(step, key, values)
         ]
         for partition in range(partitions)
     ]
+    if folds_in_bulk(step):
+        readers = (SegmentReader(step, store.segments(partition), memory) for partition in range(partitions))
+        in_bulk = [[pair for window in reader.folded() for pair in zip(*window, strict=True)] for reader in readers]
+        assert same(in_bulk, parts)
+    return parts
 
 
 def run(step: Step, tasks: list[list[Pair]], partitions: int, memory: int = PLENTY) -> list[list[Pair]]:
-    return reduce_all(step, mapped(step, tasks, partitions, memory), partitions)
+    return reduce_all(step, mapped(step, tasks, partitions, memory), partitions, memory)
 
 
 def oracle(
@@ -123,8 +127,7 @@ def cut_small(patch: pytest.MonkeyPatch, batch: int = 3, chunk: int = 40) -> Non
     patch.setattr(rqmr.shuffle, "_BATCH", batch)
     patch.setattr(rqmr.codec, "_CHUNK_TARGET", chunk)
     patch.setattr(rqmr.codec, "_CHUNK_LIMIT", 2 * chunk)
-    real = rqmr.codec._cut_long_groups
-    patch.setattr(rqmr.codec, "_cut_long_groups", lambda keys, items: real(keys, items, 3))
+    patch.setattr(rqmr.codec, "_MOST_VALUES", 3)
 
 
 words = st.sampled_from(["a", "b", "c", "dd", "é", "", "a\tb", "\n", "hot"])
@@ -273,8 +276,7 @@ def test_the_values_of_a_hot_key_are_loaded_while_they_are_read() -> None:
     tasks = [[("hot", "x" * 100) for _ in range(20_000)] for _ in range(3)]
     reader = SegmentReader(step, mapped(step, tasks, 1).segments(0))
     groups = reader.groups()
-    key, items = next(groups)
-    values = itertools.chain.from_iterable(items)
+    key, values = next(groups)
     next(values)
     assert key == "hot"
     assert reader.chunks >= 15
