@@ -34,7 +34,7 @@ def default_cache() -> Path:
 
 def corpus(name: str, size: int, cache: Path) -> list[Path]:
     """Return the files of a corpus of about `size` bytes, at least one, and make those that aren't there."""
-    maker, file_bytes = MAKERS[name]
+    file_bytes = MAKERS[name][1]
     directory = cache / "corpora" / f"{name}-{VERSION}-{SEED}"
     directory.mkdir(parents=True, exist_ok=True)
     step = min(size, file_bytes)
@@ -108,7 +108,7 @@ COMMON, RARE_TAIL = 4_000, 0.25
 
 
 def _source(chance: random.Random, size: int) -> bytes:
-    names, weights = _vocabulary(COMMON)
+    names = _vocabulary(COMMON)[0]
     symbols = ["=", "{", "}", "==", "return", "if", "(", "#define", "*", "/*", "*/", "+", "int", "static", "struct"]
     common = [*symbols, *names]
     spread = list(accumulate(1 / (rank + 2.7) for rank in range(len(common))))

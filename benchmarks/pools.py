@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "jobs"))
 
-from functions import PATTERN, added, index, parted, words  # noqa: E402
+from functions import PATTERN, added, index, parted, words
 
 PROCESSES = 2
 PIECE_BYTES, BLOCK_BYTES = 16 << 20, 256 << 10
@@ -186,8 +186,9 @@ def merge_index(parts: Iterable[dict[str, set[str]]]) -> Iterator[str]:
 
 
 def merge_found(parts: Iterable[list[tuple[str, str]]]) -> Iterator[str]:
-    """Write what was found as it comes."""
-    return (f"{path}\t{line}\n" for part in parts for path, line in part)
+    """Write what was found as it comes, tabs as part files spell them."""
+    spelled = str.maketrans({"\\": "\\\\", "\t": "\\t", "\r": "\\r"})
+    return (f"{path}\t{line.translate(spelled)}\n" for part in parts for path, line in part)
 
 
 def merge_sorted(parts: Iterable[list[tuple[str, str]]]) -> Iterator[str]:

@@ -7,7 +7,6 @@ from functions import parted
 
 from rqmr import Job
 
-
 #: What keys begin with, each as often as any other, in order.
 LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
