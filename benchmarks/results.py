@@ -56,16 +56,17 @@ class Result(Struct):
 HEAD = "| `scripts/bench` | what | seconds | measured | target | met |\n|---|---|---|--:|--:|---|"
 
 
-def save(result: Struct, path: Path) -> None:
-    """Keep a result."""
+def save(found: object, path: Path) -> None:
+    """Keep what was found."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
 
 
 def load(names: Iterable[str], directory: Path) -> list[Result]:
     """Return the results that are kept, in the order of the names."""
     paths = [directory / f"{name}.json" for name in names]
-    return [msgspec.json.decode(path.read_bytes(), type=Result) for path in paths if path.exists()]
+    kept = [msgspec.json.decode(path.read_bytes(), type=list[Result]) for path in paths if path.exists()]
+    return [result for results in kept for result in results]
 
 
 def table(results: Sequence[Result]) -> Iterator[str]:

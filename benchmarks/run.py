@@ -11,14 +11,22 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import limits
 from corpora import default_cache
 from results import MIB, Result, machine, save, table
 from targets import RATIOS, Bench
 
 from rqmr.inputs import parse_size
 
-TARGETS: dict[str, tuple[str, Callable[[Bench], Result]]] = {
+TARGETS: dict[str, tuple[str, Callable[[Bench], list[Result]]]] = {
     **{each.name: (each.title, each.measure) for each in RATIOS},
+    "tasks": ("no-op map tasks a second", limits.tasks),
+    "tiny": ("a tiny job, whole command", limits.tiny),
+    "scaling": ("two workers against one", limits.scaling),
+    "wide": ("a task's cost among ten times as many, and the driver's", limits.wide),
+    "memory": ("peak memory of a worker", limits.memory),
+    "one-key": ("peak memory of a worker for one huge key, and for one huge partition", limits.one_key),
+    "redis-memory": ("memory of Redis, against what is shuffled", limits.redis_memory),
 }
 
 
@@ -31,13 +39,14 @@ def main() -> None:
     if not names:
         _list()
         return
-    found = []
+    found: list[Result] = []
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="rqmr-bench-", dir=given.outputs) as work:
-        bench = Bench(given.rounds, given.size, given.work, Path(work), given.corpus)
+        bench = Bench(given.rounds, given.size, given.tasks, given.work, Path(work), given.corpus)
         for name in names:
-            found.append(TARGETS[name][1](bench))
-            save(found[-1], given.work / "results" / f"{name}.json")
+            results = TARGETS[name][1](bench)
+            save(results, given.work / "results" / f"{name}.json")
+            found += results
     print(f"{machine()} Load {load:.1f} before, {os.getloadavg()[0]:.1f} after; rounds: {given.rounds}.\n")
     print("\n".join(table(found)))
 
@@ -53,6 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="all targets")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--size", type=parse_size, default=256 * MIB, help="of the input; default: 256MiB")
+    parser.add_argument("--tasks", type=int, default=2000, help="where they are counted; default: %(default)s")
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="read the files of DIR, not made ones")
     parser.add_argument("--work", type=Path, default=default_cache(), metavar="DIR", help="cache; default: %(default)s")
     parser.add_argument("--outputs", type=Path, metavar="DIR", help="where outputs go; default: with temporary files")

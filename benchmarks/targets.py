@@ -23,6 +23,7 @@ class Bench:
 
     rounds: int
     size: int  # bytes of input
+    tasks: int  # where they are counted
     cache: Path
     work: Path  # where outputs go; empty
     directory: Path | None = None  # a real corpus, in place of a made one
@@ -66,7 +67,7 @@ class Ratio:
     options: tuple[str, ...] = ()
     is_ordered: bool = False  # whether the part files, one after the other, are what the pool writes
 
-    def measure(self, bench: Bench) -> Result:
+    def measure(self, bench: Bench) -> list[Result]:
         """Run both, in turn."""
         # 1,000,000 records of 100 bytes, for 256 MiB of the others.
         size = bench.size * 10**8 // (256 * MIB) if self.corpus == "records" else bench.size
@@ -86,7 +87,7 @@ class Ratio:
                 f"pool {theirs.seconds:.2f} s (CPU {theirs.cpu:.2f}): {ours.seconds / theirs.seconds:.2f} ×"
             )
         result.notes.append(f"{told_size(size)}; by CPU seconds of all processes {sorted(cpu)[len(cpu) // 2]:.2f} ×.")
-        return result
+        return [result]
 
 
 def check_equal(name: str, one: Sequence[Path], other: Sequence[Path], *, is_ordered: bool) -> None:
@@ -96,10 +97,11 @@ def check_equal(name: str, one: Sequence[Path], other: Sequence[Path], *, is_ord
         raise SystemExit(f"{name}: the outputs differ: {ours} in {one[0].parent}, {theirs} in {other[0]}")
 
 
-_BATCH = "a batch mapper against `Counter` by chunk"
 RATIOS = (
     Ratio("words-books", "word count, books", "count_words", "words", "books", 0.95),
     Ratio("words-source", "word count, source", "count_words", "words", "source", 0.70),
+    Ratio("batch-books", "word count by batches, books", "count_words_by_batch", "chunks", "books", 1.10),
+    Ratio("batch-source", "word count by batches, source", "count_words_by_batch", "chunks", "source", 0.85),
     Ratio("index", "inverted index, source", "index_words", "index", "source", 0.80),
     Ratio("grep", "grep, source", "find_lines", "grep", "source", 1.05),
     Ratio(
