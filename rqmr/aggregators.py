@@ -7,7 +7,9 @@ made of what the wire carries.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 
@@ -40,6 +42,10 @@ class Aggregator:
     def accumulator_type(self, value_type: Any) -> Any:
         """Return the accumulators' type, given that of the values: how to restore them from the wire."""
         return Any
+
+    def table(self) -> dict[Any, Any]:
+        """Return an empty table for `fold`."""
+        return {}
 
     def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
         """Add every pair to its key's accumulator in the table. Override it only to be faster."""
@@ -102,10 +108,12 @@ class Count(Aggregator):
     def accumulator_type(self, value_type: Any) -> Any:
         return int
 
+    def table(self) -> Counter[Any]:
+        return Counter()
+
     def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
-        get = table.get
-        for key, _ in pairs:
-            table[key] = get(key, 0) + 1
+        assert isinstance(table, Counter)
+        table.update(map(itemgetter(0), pairs))  # a loop in C
 
     def merge_all(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
         get = table.get

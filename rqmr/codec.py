@@ -7,11 +7,12 @@ mapper (`Iterator[tuple[str, Reading]]`) whatever msgspec knows is carried and c
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -29,6 +30,8 @@ Key = Any
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _ORDERED = frozenset({str, bytes, int, float, bool, type(None)})
 _STORED = _ORDERED | {list}  # a tuple comes back as a list
+#: Keys that are encoded as they are; of floats and tuples not all.
+_PLAIN = frozenset({str, bytes, int, bool, type(None)})
 #: Keys that can only be equal to keys of their own type. 1 == True == 1.0, and a dict would take them for one key.
 UNMISTAKABLE = frozenset({str, bytes, type(None)})
 
@@ -52,6 +55,14 @@ def partition_for(key: Key, partitions: int) -> int:
         CarryError: the wire can't carry the key.
     """
     return crc32(_encoded_key(key)) % partitions
+
+
+def partitions_for(keys: Sequence[Key], partitions: int) -> list[int]:
+    """Return the partition of each key, as `partition_for` does."""
+    if set(map(type, keys)) <= _PLAIN:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return [crc32(_encode(key)) % partitions for key in keys]
+    return [partition_for(key, partitions) for key in keys]
 
 
 def signature(key: Key) -> str:
@@ -305,6 +316,14 @@ def weight(value: Any) -> int:
         return 64 + 2 * len(_encode(value))
     except (TypeError, ValueError, OverflowError):
         return 64  # it can't be carried, which is told when it is written
+
+
+def weights(values: Collection[Any]) -> int:
+    """Return the sum of the weights of keys or values, fast if all are text or numbers."""
+    kinds = set(map(type, values))
+    if kinds <= {str, bytes}:
+        return 56 * len(values) + sum(map(len, values))
+    return 32 * len(values) if kinds <= _SCALARS - {str, bytes} else sum(map(weight, values))
 
 
 def shorten(value: Any, limit: int = 200) -> str:

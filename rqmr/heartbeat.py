@@ -84,7 +84,7 @@ class Heartbeat:
 
     @contextmanager
     def beating(self, claim: Claim, place: Place) -> Iterator[None]:
-        """Renew an attempt's lease while the block runs; set the place's `stopped` when its work isn't wanted."""
+        """Renew an attempt's lease while the block runs; stop its place when its work isn't wanted."""
         self._watch = Watch(claim, place, self._state.spec)
         try:
             yield
@@ -105,7 +105,7 @@ class Heartbeat:
         def leave(*_: object) -> None:
             self.leaves = True  # no lock may be taken here: the thread that is interrupted might have it
             if watch := self._watch:
-                watch.place.stopped = True
+                watch.place.stop()
 
         def hold() -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -131,7 +131,7 @@ class Heartbeat:
                 self.leaves = self.leaves or self._is_told_to_stop(self._client, self._worker)
                 self._charge_run()
             if watch and (self.leaves or not wanted) and self._watch is watch:
-                watch.place.stopped = True
+                watch.place.stop()
                 self._wait_for_the_end_of(watch)
 
     def _beat(self, watch: Watch) -> bool:
@@ -164,7 +164,7 @@ class Heartbeat:
         self._state.fail(watch.claim.attempt, told)
 
     def _wait_for_the_end_of(self, watch: Watch) -> None:
-        # Every record that begins sees `stopped`, so a mapper that is still in one after this is stuck in it.
+        # No record begins in a place that is stopped, so a mapper that is still in one after this is stuck in it.
         deadline = time.monotonic() + _GRACE_SECONDS
         while self._watch is watch:
             if self._closed.wait(0.05):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from rqmr.aggregators import Aggregator
+from rqmr.batch import BatchMapper
 from rqmr.codec import ChunkCodec
 from rqmr.errors import JobError, ParameterError
 from rqmr.included import NOTHING, Included
@@ -34,7 +35,11 @@ class Step:
         combiner: Reducer | Aggregator | None = None,
         partitioner: Callable[[Any, int], int] | None = None,
         sort_values: bool = False,
+        map_batch: Callable[[Any, Any], Any] | None = None,
     ) -> None:
+        self.batch = BatchMapper(map_batch) if callable(map_batch) else None
+        if mapper is None and self.batch:
+            mapper = self.batch.map_one
         self.mapper: Mapper = mapper or _identity
         self.reducer = reducer
         self.combiner = combiner
@@ -87,7 +92,11 @@ class Job:
     times on some of a key's values, and has to yield under the same key. A reducer or combiner may be an
     `Aggregator`. `partitioner(key, partitions)` returns 0 <= p < partitions. With `sort_values` the reducer sees
     the values ascending, else in the order of the input. A job without reducer is map-only: its pairs are the
-    output. An annotated attribute is a parameter (`-p pattern=mutex`), required if it has no default.
+    output. `map_batch(key, records)` maps many records in one call, where that is faster: it returns pairs, or a dict
+    of values by key, gets a list of records or, annotated as `str`, the lines as one text, and gives what `mapper`
+    gives for these records one by one (which is called instead where one bad record has to be told from others; a job
+    may have one of the two only). An annotated attribute is a parameter (`-p pattern=mutex`), required if it has no
+    default.
 
     Functions must give the same for the same records: a task may run more than once, and one attempt's output wins.
     """
@@ -95,6 +104,7 @@ class Job:
     #: How input files become records; the mapper's key is the input's name.
     reader: Reader = Lines()
     mapper: Any = None
+    map_batch: Any = None
     reducer: Any = None
     combiner: Any = None
     partitioner: Any = None
@@ -123,6 +133,7 @@ class Job:
                 combiner=self.combiner,
                 partitioner=self.partitioner,
                 sort_values=self.sort_values,
+                map_batch=self.map_batch,
             )
         ]
 
@@ -176,7 +187,7 @@ def steps_of(job: Job) -> list[Step]:
         JobError: the job has no mapper, or a step but the last has no reducer.
     """
     name = type(job).__name__
-    if type(job).steps is Job.steps and job.mapper is None:
+    if type(job).steps is Job.steps and job.mapper is None and job.map_batch is None:
         raise JobError(f"{name} has no mapper; give it one: def mapper(self, key, value): yield key, value")
     if not callable(job.setup):
         raise JobError(f"{name}.setup is not a function")
@@ -189,6 +200,8 @@ def steps_of(job: Job) -> list[Step]:
         raise JobError(f"{name}.steps() must return a list of rqmr.Step")
     for number, step in enumerate(steps):
         _check_functions(f"{name}: the {{}} of step {number}", step)
+        if number and step.batch:
+            raise JobError(f"{name}: only the first step of a job reads blocks, so step {number} can't have map_batch")
         if number and step.mapper is _identity:
             step.value_type = _value_type(steps[number - 1].reducer)
         if step.reducer is None and number < len(steps) - 1:

@@ -60,6 +60,20 @@ class Block(Struct, eq=False):
         return line.decode(self.encoding, "replace").removesuffix("\r")
 
 
+class TextLines:
+    r"""The lines of a text, none of which has its ``\n``. They are cut when they are asked for."""
+
+    def __init__(self, text: str) -> None:
+        """`text`: the lines joined by newlines."""
+        self.text = text
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.text.split("\n"))
+
+    def __len__(self) -> int:
+        return self.text.count("\n") + 1
+
+
 class Reader:
     """Turns a piece of an input into records. Subclasses define `blocks`."""
 
@@ -217,7 +231,7 @@ def _decoded(source: str, offset: int, raw: bytes, settings: Settings) -> tuple[
     return text.removeprefix("\ufeff") if signed and offset == 0 else text, block
 
 
-def _blocks_of_lines(piece: Piece, settings: Settings) -> Iterator[tuple[Block, Sequence[Any], bool]]:
+def _blocks_of_lines(piece: Piece, settings: Settings) -> Iterator[tuple[Block, Iterable[Any], bool]]:
     """Yield blocks, still without records, with their lines, and whether all are text; one that isn't is its error."""
     for offset, raw in _whole_lines(piece):
         try:
@@ -227,7 +241,7 @@ def _blocks_of_lines(piece: Piece, settings: Settings) -> Iterator[tuple[Block, 
             yield block, _line_by_line(block, settings), False
         else:
             if text:
-                yield block, text.replace("\r\n", "\n").removesuffix("\n").split("\n"), True
+                yield block, TextLines(text.replace("\r\n", "\n").removesuffix("\n")), True
 
 
 def _line_by_line(block: Block, settings: Settings) -> list[str | UnreadableRecord]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from inspect import isgenerator
 from itertools import chain, count, repeat
+from operator import length_hint
 from typing import Any, Literal
 
 from rqmr.codec import as_text, shorten
@@ -35,10 +36,11 @@ _MESSAGE = 500  # characters of what a bad record raised
 
 
 class Place:
-    """Where an attempt is. Its heartbeat reads it from another thread, and sets `stopped` there."""
+    """Where an attempt is. Its heartbeat reads it from another thread, and stops it there."""
 
     def __init__(self) -> None:
         self.stopped = False
+        self._rest: list[Any] = []  # the records of the block, which `_taken` iterates over
         self.waits: Literal["", "memory", "input"] = ""  # for what comes through Redis: no fault of the code
         self.start_over()
 
@@ -47,17 +49,66 @@ class Place:
         self.records = 0  # of the blocks, or the groups, behind it
         self.size = 0  # their bytes
         self.block: Block | None = None
-        self.begun = 0  # records of the block that the mapper has been given
         self.key: Any = None
         self.fraction: Callable[[], float] = float  # of the whole task
+        self._count = self._begun = 0  # records of the block, if they can be counted; those that were taken
+        self._taken: Iterator[Any] | None = None  # what gives them, if it can tell how many it has given
+
+    def stop(self) -> None:
+        """Let no other record begin. Called in other threads, and by handlers of signals."""
+        self.stopped = True
+        self._rest.clear()  # who iterates over it is at its end
+
+    def enter(self, block: Block) -> Iterator[Any]:
+        """Go to a block; return its records, which are counted as they are taken: at no cost where it can be told.
+
+        If the place is stopped they end early: look at `stopped` behind them.
+        """
+        self.block = block
+        if not isinstance(block.records, Sized):
+            self._start(0)
+            return self._counted(block.records)
+        rest = self._rest = list(block.records)
+        self._count, self._taken = len(rest), iter(rest)
+        if self.stopped:  # perhaps before there was a rest to clear
+            rest.clear()
+        return self._taken
+
+    def enter_whole(self, block: Block, count: int = 0) -> None:
+        """Go to a block whose records are counted by setting `begun`, or are all taken at once."""
+        self.block = block
+        self._start(count)
+
+    def leave(self) -> None:
+        """Count the block and its records as done."""
+        assert self.block is not None
+        self.records += self._count or self._begun
+        self.size += self.block.size
+        self._start(0)
+
+    def _start(self, count: int) -> None:
+        self._count, self._begun, self._taken = count, 0, None
+
+    def _counted(self, records: Iterable[Any]) -> Iterator[Any]:
+        for self._begun, record in enumerate(records, 1):
+            if self.stopped:
+                return
+            yield record
+
+    @property
+    def begun(self) -> int:
+        """Records of the block that the mapper has been given."""
+        return self._begun if self._taken is None else self._count - length_hint(self._taken)
+
+    @begun.setter
+    def begun(self, number: int) -> None:
+        self._begun = number
 
     @property
     def size_begun(self) -> float:
         """Bytes finished, and about those of the block that the mapper has been given."""
-        block = self.block
-        if block is None or not self.begun or not isinstance(block.records, Sized):
-            return self.size
-        return self.size + block.size * self.begun / len(block.records)
+        block, count = self.block, self._count
+        return self.size + (block.size * self.begun / count if block and count else 0)
 
     @property
     def index(self) -> int:
@@ -128,6 +179,7 @@ class Guard:
     def mapped(self, block: Block, mapper: Work) -> Iterator[Pair]:
         """Yield the pairs of a block's records."""
         place, records, begins = self._place, iter(block.records), self._begins(block)
+        place.enter_whole(block)
         for begun in count(1):
             if place.stopped:
                 raise AttemptEnded
@@ -239,7 +291,7 @@ def _taker(step: Step | None) -> Callable[[list[Pair]], object]:
     if (fold := step.fold) is None:
         return lambda pairs: dict(pairs)  # an unhashable key
     # Of copies, since an accumulator may be the first value itself, and then change.
-    return lambda pairs: fold.fold({}, [(key, _snapshot(value)) for key, value in pairs])
+    return lambda pairs: fold.fold(fold.table(), [(key, _snapshot(value)) for key, value in pairs])
 
 
 def _spare(value: Any) -> Any:

@@ -7,17 +7,19 @@ each time one sorted *run* for each partition. `merge` is the other side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
-from rqmr.codec import UNMISTAKABLE, Key, one_signature, partition_for, same_type, seal, shorten, weight
+from rqmr.codec import UNMISTAKABLE, Key, one_signature, partitions_for, same_type, seal, shorten, weight, weights
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
 from rqmr.windows import sort
 
 #: Pairs that are folded between two looks at the memory.
 _BATCH = 1 << 14
+#: The same where values are held: so many of them may be far larger than those before.
+_HELD_BATCH = 256
 _NOTHING: Any = object()
 #: What a dict's entry takes besides its key and value.
 _ENTRY = 100  # bytes
@@ -39,6 +41,11 @@ def check_pair(first: object) -> None:
         raise TypeError(f"{first!r} was yielded; mapper and reducer yield pairs: yield key, value")
 
 
+def _batches(pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterator[tuple[Key, Any]]]:
+    for pair in pairs:
+        yield chain((pair,), islice(pairs, _BATCH))
+
+
 class Shuffler:
     """The map side: takes pairs, writes sorted runs to a sink."""
 
@@ -49,7 +56,7 @@ class Shuffler:
         self._partitions = partitions
         self._sink = sink
         self._memory = memory
-        self._table: dict[Key, Any] = {}
+        self._table: dict[Key, Any] = self._fold.table() if self._fold else {}
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
         self._runs: dict[int, list[int]] = {}  # partition -> chunks of each run
@@ -71,18 +78,17 @@ class Shuffler:
         is_pair = isinstance(first, tuple | list) and len(first) == 2  # if not, unpacking it says so
         if is_pair and type(first[0]) not in UNMISTAKABLE:
             pairs = same_type(pairs)
-        weighs = self._fold is None or self._fold.grows
+        holds = self._fold is None or self._fold.grows
         take = self._group if self._fold is None else self._fold.fold
-        for pair in pairs:
-            following = self._weighed(pairs) if weighs else islice(pairs, _BATCH)
-            take(self._table, chain((pair,), following))
+        for batch in self._weighed(pairs) if holds else _batches(pairs):
+            take(self._table, batch)
             self._weigh_new_keys()
             if self._held > self._memory:
-                self._spill(last=False)
+                self._make_room()
 
     def finish(self) -> set[int]:
         """Write what is left; return the partitions that have a segment."""
-        self._spill(last=True)
+        self._write(self._combined(), last=True)
         return set(self._runs)
 
     @staticmethod
@@ -93,22 +99,38 @@ class Shuffler:
             else:
                 table[key] = [value]
 
-    def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
-        """Yield pairs until they are a batch or weigh too much."""
-        for pair in islice(pairs, _BATCH):
-            self._held += 8 + weight(pair[1])
-            yield pair
-            if self._held > self._memory:
-                return
+    def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterator[tuple[Key, Any]]]:
+        """Yield pairs in batches, and weigh the values of each when it is taken; heavy ones in smaller batches."""
+        size = 1
+        for pair in pairs:
+            # Both are lazy: a pair that can't be taken is the record's at which the mapper is just then.
+            batch, taken = tee(chain((pair,), islice(pairs, size - 1)))
+            yield batch
+            values = [value for _, value in taken]
+            weighed = 8 * len(values) + weights(values)
+            self._held += weighed
+            size = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
+
+    def _make_room(self) -> None:
+        """Write what is held as a run, unless it takes far less when it is combined or weighed anew."""
+        combines = self._fold is None and self._step.combiner is not None
+        if combines:
+            self._table = self._combined()
+        if combines or (self._fold and self._fold.grows):
+            self._held, self._keys_weighed = 0, 0
+            self._weigh_new_keys()
+            self._held += sum(map(weight, self._table.values()))
+        if self._held > self._memory // 2:
+            self._write(self._table if combines else self._combined(), last=False)
 
     def _weigh_new_keys(self) -> None:
         # A dict keeps the order of insertion, so its new keys are its last ones.
-        for key in islice(reversed(self._table), len(self._table) - self._keys_weighed):
-            self._held += _ENTRY + weight(key)
+        new = list(islice(reversed(self._table), len(self._table) - self._keys_weighed))
+        self._held += _ENTRY * len(new) + weights(new)
         self._keys_weighed = len(self._table)
 
-    def _spill(self, *, last: bool) -> None:
-        table = self._combined()
+    def _write(self, table: dict[Key, Any], *, last: bool) -> None:
+        """Write a table as one sorted run for each partition."""
         key_type = one_signature(table)
         if key_type and self.key_type and key_type != self.key_type:
             raise MixedKeysError(f"keys of one step must have one type: some are {self.key_type}, others {key_type}")
@@ -146,11 +168,16 @@ class Shuffler:
     def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
         if self._partitions == 1:
             return {0: keys}
-        partition_of = self._checked_partitioner() if self._step.partitioner else partition_for
         parts: dict[int, list[Key]] = {}
-        for key in keys:
-            parts.setdefault(partition_of(key, self._partitions), []).append(key)
+        for key, partition in zip(keys, self._partitions_of(keys), strict=True):
+            parts.setdefault(partition, []).append(key)
         return parts
+
+    def _partitions_of(self, keys: list[Key]) -> list[int]:
+        if self._step.partitioner is None:
+            return partitions_for(keys, self._partitions)
+        partition_of = self._checked_partitioner()
+        return [partition_of(key, self._partitions) for key in keys]
 
     def _checked_partitioner(self) -> Callable[[Key, int], int]:
         partitioner = self._step.partitioner

@@ -233,7 +233,7 @@ def test_who_waits_for_memory_hears_when_to_stop(run, redis, maxmemory):
     writer = Writer(run)
     run.wait_until(lambda: writer.place.waits)
 
-    writer.place.stopped = True
+    writer.place.stop()
     writer.join(5)
 
     assert isinstance(writer.error, AttemptEnded)

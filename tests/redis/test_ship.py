@@ -195,7 +195,7 @@ def test_an_attempt_that_waits_for_input_says_so_and_hears_when_to_stop(far):
     place = Place()
     with opened(run, path, place=place) as read, _in_thread(lambda: read.read(4)) as outcome:
         run.wait_until(lambda: place.waits == "input")
-        place.stopped = True
+        place.stop()
         with pytest.raises(AttemptEnded):
             outcome()
     assert place.waits == ""

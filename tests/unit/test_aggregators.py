@@ -69,7 +69,7 @@ def name(value: object) -> str | None:
 
 def folded(aggregator: Aggregator, values: list[Any]) -> Any:
     """Return the accumulator of some values, as a map task makes it."""
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = aggregator.table()
     aggregator.fold(table, (("k", value) for value in values))
     return table["k"]
 
@@ -110,7 +110,7 @@ def test_the_fast_fold_gives_what_add_gives(
     """Several keys in one table, and a table that has been begun already."""
     some = data.draw(st.lists(st.tuples(st.sampled_from("abc"), value), max_size=15))
     more = data.draw(st.lists(st.tuples(st.sampled_from("abc"), value), max_size=15))
-    fast: dict[str, Any] = {}
+    fast: dict[str, Any] = aggregator.table()
     plain: dict[str, Any] = {}
     for each in (some, more):
         aggregator.fold(fast, iter(each))
@@ -125,9 +125,9 @@ def test_the_fast_fold_gives_what_add_gives(
 def test_an_accumulator_is_not_shared_between_keys_or_runs(aggregator: Aggregator) -> None:
     """Zero is new each time, although accumulators are changed in place."""
     assert aggregator.finish(folded(aggregator, [3, 1])) == aggregator.finish(folded(aggregator, [3, 1]))
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = aggregator.table()
     aggregator.fold(table, [("a", 1), ("b", 5), ("a", 2)])
-    alone: dict[str, Any] = {}
+    alone: dict[str, Any] = aggregator.table()
     aggregator.fold(alone, [("b", 5)])
     assert table["b"] == alone["b"]
 
