@@ -32,6 +32,10 @@ def source(name: str) -> str:
     return resources.files("rqmr").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
+for name in NAMES:
+    source(name)  # so that a work-horse, a fork, has them already
+
+
 class Death(Struct, frozen=True):
     """What is known of an attempt whose work-horse is gone."""
 

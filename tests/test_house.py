@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 FLOORS = [
     floor.split()
     for floor in (
-        "errors damage signing model facts config keys codec",
+        "errors where damage signing model facts config keys codec",
         (
             "aggregators urls files readers inputs spool sealed included job loader parts remote output plan failures "
             "memory scheduler"
@@ -23,8 +23,8 @@ FLOORS = [
         "shuffle records tasks",
         "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
         "dispatch tick worker preload checkup",
-        "inline shipper arrivals driver sessions sockets server durable supervise local access crew",
-        "meter diagnosis status view api runs progress doctor commands cli __main__",
+        "inline shipper arrivals driver sessions sockets server durable supervise local request access crew",
+        "meter diagnosis status view live progress api runs doctor commands cli __main__",
     )
 ]
 ORDER = [name for floor in FLOORS for name in floor]

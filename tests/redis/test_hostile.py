@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from rqmr import keys, registry, signing
-from rqmr.access import Where
 from rqmr.codec import Chunk, ChunkCodec, seal
 from rqmr.dispatch import Dispatch
 from rqmr.driver import Driver, end_run
@@ -30,10 +29,11 @@ from rqmr.facts import End, Header
 from rqmr.inputs import marks_of, source_of
 from rqmr.job import Step
 from rqmr.keys import RunKeys
+from rqmr.live import LiveView
 from rqmr.loader import Package, decode_package, hash_of
 from rqmr.model import Ask, Claim, Kind, Outcome, Part, Progress, RunState, Spec, Split, TaskId, bitmap
 from rqmr.output import Output
-from rqmr.progress import LiveView, LogView
+from rqmr.progress import LogView
 from rqmr.runs import list_runs, remove, status_of
 from rqmr.scheduler import decide, policy_of
 from rqmr.sealed import open_spec, open_split, seal_spec, seal_split
@@ -43,6 +43,7 @@ from rqmr.shuffle import SegmentReader
 from rqmr.state import State
 from rqmr.status import status_of_facts
 from rqmr.view import Silent
+from rqmr.where import Where
 from rqmr.worker import _gives_way
 
 EXAMPLES = int(os.environ.get("RQMR_TEST_EXAMPLES", "40"))
