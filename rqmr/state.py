@@ -165,17 +165,14 @@ class State:
         with reading_keys(f"the pending tasks of run {self.run}"):
             return [task.decode() for tasks in pipe.execute() for task in tasks]
 
-    def split(self, index: int) -> Split:
-        """Return what a map task reads. Raises as `splits`."""
-        return self.splits([index])[index]
+    def split_of(self, claim: Claim) -> Split:
+        """Return what a claimed map task reads. Raises as `splits`."""
+        return sealed.open_split(self.run, claim.attempt.task.index, claim.split)
 
     def splits(self, indexes: Sequence[int]) -> dict[int, Split]:
-        """Return what some map tasks read. Raises as `open_split`, and AttemptEnded if there are none (any more)."""
+        """Return what some map tasks read. Raises as `open_split`."""
         with reading_keys(f"the splits of run {self.run}"):
             told = dict(zip(indexes, self.client.hmget(self.keys.splits, indexes) if indexes else [], strict=True))
-        for index, data in told.items():
-            if data is None:
-                raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
         return {index: sealed.open_split(self.run, index, data) for index, data in told.items()}
 
     def finish(

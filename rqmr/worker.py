@@ -204,7 +204,7 @@ class _Horse:
         attempt, task = claim.attempt, claim.attempt.task
         sink = RedisSink(state, attempt, place)
         try:
-            source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
+            source = state.split_of(claim) if task.kind == Kind.MAP else RedisSegments(state, task)
             opened = self._opener(source, attempt, place) if isinstance(source, Split) else None
             open_part = None if self._sight.sees_stage() else partial(TravellingFile, sink)
             with self._heartbeat.beating(claim, place), _care(state, claim) as care, _opening(opened):

@@ -289,7 +289,7 @@ def test_whatever_is_in_a_runs_keys_is_seen_or_told_as_damaged(
         lambda: run.claim(),
         lambda: run.state.renew(claim, worker="w", host="h", progress=Progress()),
         lambda: run.state.expire(claim.attempt),
-        lambda: run.state.split(0),
+        lambda: run.state.splits([0]),
         lambda: registry.read_end(redis, run.spec.run),
         lambda: list_runs(Where(redis_url)),
         lambda: status_of(run.spec.run, Where(redis_url)),
