@@ -21,7 +21,7 @@ FLOORS = [
             "memory scheduler"
         ),
         "shuffle records tasks",
-        "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
+        "connection scripts registry look tickets winners state segments parcels asks sight teller heartbeat",
         "dispatch tick worker preload checkup",
         "inline shipper arrivals driver sessions sockets server durable supervise local request access crew",
         "meter diagnosis status view live progress api runs doctor commands cli __main__",
