@@ -30,7 +30,7 @@ from cluster import Cluster, started
 
 from rqmr import __version__, registry
 from rqmr.facts import Facts
-from rqmr.plan import default_workers
+from rqmr.local import default_workers
 from rqmr.state import State
 
 JOB = Path(__file__).resolve().with_name("toil.py")

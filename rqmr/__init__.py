@@ -12,16 +12,16 @@ class WordCount(Job):
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Min, Sum, Top
-from rqmr.errors import RefusedError, RqmrError, RunFailed
-from rqmr.job import Job, Step
-from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole
-
 if TYPE_CHECKING:
+    from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Min, Sum, Top
     from rqmr.api import Result, run
     from rqmr.config import Config
+    from rqmr.errors import RefusedError, RqmrError, RunFailed
+    from rqmr.job import Job, Step
+    from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole
     from rqmr.spool import Text
 
 __version__ = "0.1.0"
@@ -54,18 +54,26 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "aggregators": ("Aggregator", "Collect", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top"),
+    "api": ("Result", "run"),
+    "config": ("Config",),
+    "errors": ("RefusedError", "RqmrError", "RunFailed"),
+    "job": ("Job", "Step"),
+    "readers": ("Block", "Csv", "JsonLines", "Lines", "Reader", "Whole"),
+    "spool": ("Text",),
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Imported when first asked for: a worker imports jobs, and jobs need none of what drives a run.
-    if name in ("run", "Result"):
-        from rqmr import api
-
-        return getattr(api, name)
-    if name == "Config":
-        from rqmr.config import Config
-
-        return Config
-    if name == "Text":
-        from rqmr.spool import Text
-
-        return Text
+    # Imported when first asked for: a worker imports jobs, and jobs need none of what drives a run; the supervisor of
+    # local workers starts their server first; and the command line answers mistakes at once.
+    for module, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"rqmr.{module}"), name)
+            return value
     raise AttributeError(f"module 'rqmr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

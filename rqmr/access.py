@@ -1,58 +1,21 @@
-"""Which Redis: the one that is named, a durable directory's, or a private one; and how each is shown to people."""
+"""Reach the Redis that is named, a durable directory's, or a private one."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import redis
 
-from rqmr.connection import Client, check_server, clone, connect, hide_password
+from rqmr.connection import Client, check_server, clone, connect
 from rqmr.dispatch import Dispatch
-from rqmr.errors import RefusedError
 from rqmr.local import Local
+from rqmr.where import Where, hide_password
 
 #: How a command names its connections to the private server of another one, and how long that one waits for it to go.
 _VISITOR, _VISIT_SECONDS = "rqmr-visitor", 2.0
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where runs live, as a user says it."""
-
-    redis_url: str | None = field(default=None, repr=False)  # it may have a password
-    durable: str | os.PathLike[str] | None = None  # a directory that keeps a private server's data
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.redis_url is not None and self.durable is not None:
-            raise RefusedError("--redis-url names a server, --durable starts one; choose one of them")
-
-    @property
-    def url(self) -> str | None:
-        """The Redis that is named, if one is."""
-        if self.redis_url is not None:
-            return self.redis_url
-        if self.durable is not None:
-            return None
-        return os.environ.get("RQMR_REDIS_URL") or os.environ.get("REDIS_URL") or None
-
-    @property
-    def directory(self) -> Path | None:
-        """The durable directory, absolute."""
-        return None if self.durable is None else Path(self.durable).absolute()
-
-    @property
-    def option(self) -> str:
-        """What to write behind a command to mean the same place."""
-        if self.durable is not None:
-            return f" --durable {shlex.quote(os.fspath(self.durable))}"
-        return f" --redis-url {shlex.quote(hide_password(self.redis_url))}" if self.redis_url is not None else ""
 
 
 @dataclass

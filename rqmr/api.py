@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ import redis
 from msgspec import structs
 
 from rqmr import registry
-from rqmr.access import Server, Where, reach
+from rqmr.access import Server, reach
 from rqmr.config import Config
 from rqmr.connection import clone
 from rqmr.driver import Driver
@@ -25,17 +25,19 @@ from rqmr.inline import run_inline
 from rqmr.inputs import expand, marks_of
 from rqmr.job import Job
 from rqmr.loader import is_loading
-from rqmr.local import Local
+from rqmr.local import Local, default_workers
 from rqmr.meter import report
 from rqmr.model import Spec
 from rqmr.output import Output
 from rqmr.parts import read_records
-from rqmr.plan import Plan, default_workers, new_run_id, plan, program
+from rqmr.plan import Plan, new_run_id, plan, program
 from rqmr.remote import path_at
+from rqmr.request import Request, starting
 from rqmr.spool import STDIN, Input, Text, spool
 from rqmr.state import State
 from rqmr.urls import is_url
 from rqmr.view import Silent, View, Watched
+from rqmr.where import Where
 
 
 class Result:
@@ -74,46 +76,6 @@ class Result:
     def __exit__(self, *_: object) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asks for: what `run` and the command line have in common."""
-
-    job: str | type[Job]
-    inputs: Sequence[Input]
-    params: Mapping[str, Any]
-    config: Config
-    output: str  # a directory; {run} in it stands for the run's id
-    temporary: bool = False  # whether that directory goes when it has been read
-    where: Where = field(default_factory=Where)
-    inline: bool = False
-    overwrite: bool = False
-    includes: Sequence[str | os.PathLike[str]] = ()  # files that travel with the job
-
-    @property
-    def is_private(self) -> bool:
-        """Whether the Redis is one that starts and ends with this command."""
-        return not self.inline and self.where.url is None
-
-    @property
-    def is_spread(self) -> bool:
-        """Whether workers may be on other hosts."""
-        return not self.inline and self.where.url is not None
-
-    @property
-    def ends_with_driver(self) -> bool:
-        """Whether nobody can go on with the run without this command."""
-        return self.inline or self.temporary or (self.is_private and self.where.durable is None)
-
-    @property
-    def local_workers(self) -> int:
-        """How many workers to start here."""
-        if self.inline:
-            return 0
-        if self.config.workers is not None:
-            return self.config.workers
-        return default_workers() if self.is_private else 0
 
 
 def run(
@@ -162,7 +124,12 @@ def run(
             inline=inline,
             overwrite=overwrite,
         )
-        return Result(execute(request, view or Silent()), form, temporary)
+        if is_loading():
+            raise JobError(
+                "rqmr.run is called while a job's file is imported; put it below: if __name__ == '__main__':"
+            )
+        with starting(request) as local:
+            return Result(execute(request, view or Silent(), local), form, temporary)
     except BaseException as error:
         if isinstance(error, RunFailed):
             told = report(error.failure, error.printed)  # what the command prints, too
@@ -172,10 +139,10 @@ def run(
         raise
 
 
-def execute(request: Request, view: View) -> Summary:
-    """Run what is asked for. Raises as `run`."""
+def execute(request: Request, view: View, local: Local | None) -> Summary:
+    """Run what is asked for, on the server and the workers that were started for it. Raises as `run`."""
     with ExitStack() as stack:
-        begun = _begin(request, view, stack)
+        begun = _begin(request, view, local, stack)
         if begun.server is None:
             return run_inline(begun.plan, begun.output)
         watched = Watched(view, begun.local, begun.output)
@@ -194,7 +161,7 @@ def submit(request: Request, view: View) -> str:
             "(--redis-url), an output directory (-o DIR), and no local workers (-w)"
         )
     with ExitStack() as stack:
-        begun = _begin(request, view, stack)
+        begun = _begin(request, view, None, stack)
         assert begun.server
         spec = begun.plan.spec
         with _created(begun, request.where):
@@ -282,22 +249,7 @@ class _Begun:
     local: Local | None
 
 
-def _begin(request: Request, view: View, stack: ExitStack) -> _Begun:
-    if is_loading():
-        raise JobError("rqmr.run is called while a job's file is imported; put it below: if __name__ == '__main__':")
-    if request.is_private and not request.local_workers:
-        raise RefusedError("0 workers on a private server would never end; name a Redis with workers, or use -w 1")
-    # First of all, so that the server starts while the job is loaded and its input looked at.
-    local = None
-    if request.local_workers:
-        local = stack.enter_context(
-            Local(
-                workers=request.local_workers,
-                queue=request.config.queue,
-                url=request.where.url,
-                durable=request.where.directory,
-            )
-        )
+def _begin(request: Request, view: View, local: Local | None, stack: ExitStack) -> _Begun:
     made_program = program(request.job, request.params, request.includes)
     named = [each for each in request.inputs if not isinstance(each, Text) and each != STDIN]
     sources = expand(named) if named or not request.inputs else []

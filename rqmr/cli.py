@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -13,17 +14,17 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
 from rqmr import __version__, commands
 from rqmr.commands import tell
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunLeft
-from rqmr.facts import Summary
-from rqmr.inputs import parse_size
-from rqmr.meter import plain_lines, report
-from rqmr.model import Failure
+
+if TYPE_CHECKING:
+    from rqmr.facts import Summary
+    from rqmr.model import Failure
 
 _FIRST_ROWS = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,6 +60,8 @@ def main() -> None:
     except RefusedError as error:
         _fail(2, f"rqmr: {error}")
     except RunFailed as error:
+        from rqmr.meter import report
+
         advice = f"\n\n{error.advice}" if error.advice else ""
         what = "" if isinstance(error, RunLeft) else "the run failed: "
         _fail(1, f"rqmr: {what}{report(error.failure, error.printed)}{advice}")
@@ -183,10 +186,9 @@ def run(
 ) -> None:
     """Run JOB over the inputs: map, shuffle, reduce, and the output as part files."""
     # Imported late, so that --help and mistakes are answered at once.
-    from rqmr.access import Where
-    from rqmr.api import Request, execute, submit
     from rqmr.config import Config
-    from rqmr.progress import choose_view
+    from rqmr.request import Request, starting
+    from rqmr.where import Where
 
     if (output == "-" or as_json) and sys.__stdout__ is None:
         raise RefusedError("standard output is closed, and the result is to be written there; give -o a directory")
@@ -209,9 +211,7 @@ def run(
         encoding=encoding,
         decode_errors=decode_errors,
     )
-    view = choose_view(quiet=quiet)
     with contextlib.ExitStack() as stack:
-        stack.callback(view.end)
         if output == "-" or as_json:
             # What an inline job prints would mix with the result.
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -230,10 +230,16 @@ def run(
             overwrite=overwrite,
         )
         try:
-            if detach:
-                _tell_id(submit(request, view), as_json=as_json)
-                return
-            summary = execute(request, view)
+            with contextlib.nullcontext() if detach else starting(request) as local:
+                with _importing():  # while the server and the workers start
+                    from rqmr.api import execute, submit
+                    from rqmr.progress import choose_view
+                view = choose_view(quiet=quiet)
+                stack.callback(view.end)
+                if detach:
+                    _tell_id(submit(request, view), as_json=as_json)
+                    return
+                summary = execute(request, view, local)
         except RunFailed as error:
             if as_json:
                 state = "left" if isinstance(error, RunLeft) else "failed"
@@ -248,6 +254,17 @@ def run(
 
 
 commands.register(app)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Import without looking for garbage, then and when Python ends: none of it is."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _tell_id(run: str, *, as_json: bool) -> None:
@@ -287,8 +304,12 @@ def _lines(paths: list[Path]) -> Generator[str, None, None]:
 
 
 def _bytes(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    from rqmr.inputs import parse_size
+
     try:
-        return None if text is None else parse_size(text)
+        return parse_size(text)
     except ValueError as error:
         raise RefusedError(f"{option}: {error}") from None
 
@@ -354,5 +375,7 @@ def _signals() -> Iterator[None]:
 
 def _fail(status: int, text: str) -> NoReturn:
     if text:
+        from rqmr.meter import plain_lines
+
         print(plain_lines(text, sys.stderr.encoding or "utf-8"), file=sys.stderr)
     raise SystemExit(status)

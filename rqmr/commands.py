@@ -13,10 +13,10 @@ import typer
 from rqmr.doctor import doctor
 
 if TYPE_CHECKING:
-    from rqmr.access import Where
     from rqmr.facts import Summary
     from rqmr.status import Status
     from rqmr.view import View
+    from rqmr.where import Where
 
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, as rqmr ps shows it.", show_default=False)]
 _Url = Annotated[
@@ -143,7 +143,7 @@ def worker(
     from rqmr.crew import Crew
     from rqmr.errors import RefusedError
     from rqmr.inputs import parse_size
-    from rqmr.plan import default_workers
+    from rqmr.local import default_workers
 
     where = _where(redis_url, None)
     if where.url is None:
@@ -197,7 +197,7 @@ def _show(follow: Callable[[View], Summary], *, quiet: bool) -> None:
 
 
 def _where(redis_url: str | None, durable: str | None) -> Where:
-    from rqmr.access import Where
+    from rqmr.where import Where
 
     return Where(redis_url, durable)
 

@@ -14,6 +14,7 @@ from redis.retry import Retry
 from rqmr.damage import reading
 from rqmr.errors import RedisError
 from rqmr.facts import Memory
+from rqmr.where import hide_password
 
 Client = Any  # redis-py's own annotations give each reply as "now or awaitable"
 
@@ -130,15 +131,6 @@ def reading_keys(what: str) -> Iterator[None]:
             if not _OF_ANOTHER_TYPE.search(str(error)):
                 raise
             raise ValueError(str(error)) from error
-
-
-def hide_password(url: str) -> str:
-    """Return a URL that can be shown: its password is ***, wherever it stands and however it is spelled."""
-    scheme, colon, rest = url.partition("://")
-    login, at, host = rest.rpartition("@")
-    if ":" in login:
-        rest = f"{login.partition(':')[0]}:***{at}{host}"
-    return scheme + colon + re.sub(r"(?i)(password=)[^&]*", r"\1***", rest)
 
 
 def _options() -> dict[str, Any]:

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 import typer
 
 if TYPE_CHECKING:
-    from rqmr.access import Server, Where
+    from rqmr.access import Server
     from rqmr.checkup import Question
     from rqmr.diagnosis import Finding
     from rqmr.inputs import InputMark
+    from rqmr.where import Where
 
 #: Inputs that workers are asked for: of more, some from everywhere among them.
 _MOST_INPUTS = 100
@@ -53,8 +54,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Look at the server, the queue and each worker that listens, and say what to mend; exit status 1: a problem."""
-    from rqmr.access import Where
     from rqmr.diagnosis import summary
+    from rqmr.where import Where
 
     findings = examine(Where(redis_url), queue, inputs=inputs or [], output=output, job=job)
     if as_json:
@@ -110,7 +111,7 @@ def _without_server() -> Iterator[Finding]:
     from rqmr import __version__
     from rqmr.diagnosis import Finding
     from rqmr.errors import RqmrError
-    from rqmr.plan import default_workers
+    from rqmr.local import default_workers
     from rqmr.server import find_server
 
     here = f"rqmr {__version__}, Python {platform.python_version()}"

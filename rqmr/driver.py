@@ -348,4 +348,4 @@ def _clear_away(of_run: State, last: RunState | None, facts: Facts) -> None:
 
 def _pause(age: float) -> float:
     """Seconds between two rounds: short runs are answered at once, long ones cost next to nothing."""
-    return 0.01 if age < 2 else 0.05 if age < 10 else 0.2
+    return min(0.2, max(0.01, age / 50))

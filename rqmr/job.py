@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import types
 import typing
@@ -164,6 +165,11 @@ def new_job(job: type[Job], parameters: Mapping[str, Any], included: Included) -
 
 def parameters_of(job: type[Job]) -> dict[str, Any]:
     """Return a job's parameters with their annotations."""
+    return dict(_parameters_of(job))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@functools.lru_cache(maxsize=8)  # for a small task this would take longer than all the rest
+def _parameters_of(job: Any) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(job)
     except Exception as error:
@@ -280,6 +286,8 @@ def _spell(annotation: Any) -> str:
 
 def _value_type(function: Any) -> Any:
     """Return V of a function annotated `-> Iterator[tuple[K, V]]`, Any if it isn't."""
+    if isinstance(function, types.MethodType):  # the same function for each task
+        return _value_type_of_method(function.__func__)
     try:
         annotation = typing.get_type_hints(function).get("return")
     except (NameError, TypeError, AttributeError):
@@ -292,3 +300,8 @@ def _value_type(function: Any) -> Any:
             return arguments[1]
         annotation = arguments[0] if arguments else None
     return Any
+
+
+@functools.lru_cache(maxsize=8)
+def _value_type_of_method(function: types.FunctionType) -> Any:
+    return _value_type(function)

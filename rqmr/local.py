@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from rqmr import supervise
 from rqmr.durable import hold
@@ -35,6 +35,11 @@ READY_SECONDS, LOADED_SECONDS = START_SECONDS + 5, LOADING_SECONDS + 5
 CLOSE_SECONDS = 6.0
 #: What one call of new_lines reads at most, and where a line without an end is cut.
 READ_BYTES, LINE_BYTES = 1 << 20, 1 << 16
+
+
+def default_workers() -> int:
+    """Return how many local workers to start when none were asked for: one for each core that we may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Local:
@@ -168,8 +173,10 @@ class Local:
             with supervisor:
                 assert supervisor.stdin
                 supervisor.stdin.close()
+                assert supervisor.stdout
+                wait_for_end_of(supervisor.stdout, CLOSE_SECONDS + (FLUSH_SECONDS if self._durable else 0))
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    supervisor.wait(CLOSE_SECONDS + (FLUSH_SECONDS if self._durable else 0))
+                    supervisor.wait(0.1)
                 supervisor.kill()  # where that wasn't enough
         self._logs.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -289,6 +296,14 @@ class Tail:
             lines.append(self._rest)
             self._rest = b""
         return [line.decode(errors="replace").rstrip("\r") for line in lines]
+
+
+def wait_for_end_of(pipe: IO[bytes], seconds: float) -> None:
+    """Return when nobody can write to *pipe* any more, or after *seconds*. `Popen.wait` looks now and then."""
+    deadline = time.monotonic() + seconds
+    while is_readable(pipe.fileno(), max(0.0, deadline - time.monotonic())):
+        if not pipe.read(65536):
+            return
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:

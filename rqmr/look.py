@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
@@ -16,13 +15,11 @@ from rqmr.damage import as_words, unpacked, whole
 from rqmr.errors import DamagedError
 from rqmr.facts import Event, Facts, LostAttempt, Neighbour, PhaseFacts, RunningAttempt, Shortage
 from rqmr.keys import RunKeys, ranks_of
-from rqmr.model import Ask, AttemptId, Failure, Outcome, Part, Phase, Progress, RecordAt, RunState, Spec, TaskId
+from rqmr.model import Ask, AttemptId, Failure, Phase, Progress, RecordAt, RunState, Spec, TaskId
 
 _OF_A_PHASE = 4  # replies
 #: An ask that is older hasn't found anybody who sees the input; so many of them are told.
 _UNANSWERED_MS, _ASKS = 2_000, 16
-#: Of one part: more than any server holds.
-_MOST_CHUNKS = 1 << 20
 _LATEST_MS = 1 << 42  # in the year 2109: later times can't be shown everywhere
 
 
@@ -100,38 +97,6 @@ def read_place(client: Client, keys: RunKeys, attempt: AttemptId) -> tuple[Recor
     except DamagedError:
         return None  # as if it had told none
     return at, int(client.hget(keys.tries, f"{attempt.task}:died:{at.index}") or 0)
-
-
-def read_winners(client: Client, keys: RunKeys, run: str, phase: Phase) -> dict[TaskId, tuple[AttemptId, Outcome]]:
-    """Return the winner of each committed task of a phase, in the order of the tasks.
-
-    Raises:
-        DamagedError: an entry can't be what rqmr wrote.
-    """
-    with reading_keys(f"a winner of phase {phase.name} of run {run}"):
-        entries = client.hgetall(keys.winners(phase))
-        return dict(sorted(read_winner(phase, name.decode(), entry) for name, entry in entries.items()))
-
-
-def read_winner(phase: Phase, name: str, entry: bytes) -> tuple[TaskId, tuple[AttemptId, Outcome]]:
-    """Return the task of that name with its winner; ValueError if the entry can't be its."""
-    task = TaskId.parse(name)
-    head, _, packed = entry.partition(b"\n")
-    attempt = AttemptId.parse(head.decode())
-    if attempt.task != task or task not in phase or task.index >= phase.tasks:
-        raise ValueError(f"{attempt} has won {task}")
-    outcome = msgspec.msgpack.decode(packed, type=Outcome)
-    if outcome.part and not _can_be(outcome.part):
-        raise ValueError(f"{outcome.part!r} is no part")
-    for amount in (outcome.records, outcome.size, outcome.written):
-        whole(amount)
-    return task, (attempt, outcome)
-
-
-def _can_be(part: Part) -> bool:
-    """Whether a part may be brought in and collected: its file is written and moved, and may not lie elsewhere."""
-    is_name = re.fullmatch(r"\w[\w.-]*", part.file, re.ASCII) is not None
-    return is_name and part.size >= 0 and 0 <= part.chunks <= _MOST_CHUNKS
 
 
 def read_event(at: bytes, fields: Mapping[bytes, bytes]) -> Event:

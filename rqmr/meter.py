@@ -23,6 +23,11 @@ RECENT_MS = 20_000  # an important event keeps its place against newer commits
 NAME_WIDTH = 16
 #: Events that a user wants to see, even when many others come after them.
 IMPORTANT = frozenset({"failed", "lost", "reopened", "backed up", "revived", "paused", "refused", "released"})
+#: Events that aren't everyday ones, and how they look.
+EVENT_STYLES = {
+    "failed": "red", "lost": "yellow", "reopened": "yellow", "backed up": "cyan", "revived": "green",
+    "went on": "green", "refused": "red", "resumed": "green", "released": "cyan",
+}  # fmt: skip
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------

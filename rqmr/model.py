@@ -255,6 +255,7 @@ class Claim(Struct, frozen=True):
     started_ms: int  # server's time
     careful: bool = False  # whether to tell each record before it begins: the process of an earlier attempt died
     bad: dict[int, str] = {}  # indexes of records to leave out, since processes died at them, and how the last one did
+    split: bytes | None = None  # a map task's, as it is stored, if it is there
 
 
 class Progress(Struct, frozen=True):

@@ -196,11 +196,6 @@ def plan(
     return Plan(spec, splits, program, inputs or {})
 
 
-def default_workers() -> int:
-    """Return how many local workers to start when none were asked for: one for each core that we may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _described(phases: tuple[Phase, ...], total: int, files: int, workers: int) -> str:
     maps = phases[0].tasks
     reduces = " + ".join(_count(phase.tasks, "reduce task") for phase in phases[1:]) or "no reduce task"

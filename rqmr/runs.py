@@ -12,7 +12,7 @@ import redis
 from msgspec import structs
 
 from rqmr import registry
-from rqmr.access import Server, Where, reach, visit
+from rqmr.access import Server, reach, visit
 from rqmr.api import follow, header_of
 from rqmr.driver import end_run
 from rqmr.durable import live_url
@@ -21,15 +21,16 @@ from rqmr.facts import End, Facts, Summary
 from rqmr.inputs import check_unchanged
 from rqmr.keys import is_run_id
 from rqmr.loader import decode_package, pack_again
-from rqmr.local import Local
+from rqmr.local import Local, default_workers
 from rqmr.model import Failure, Kind, Part, RunState, Spec, TaskId
 from rqmr.output import Output
 from rqmr.parcels import is_there
-from rqmr.plan import Program, default_workers, new_run_id, program_of, refit
+from rqmr.plan import Program, new_run_id, program_of, refit
 from rqmr.sockets import private_servers
 from rqmr.state import NOBODY, State
 from rqmr.status import Status, status_of_end, status_of_facts, status_unknown
 from rqmr.view import View, Watched
+from rqmr.where import Where
 
 T = TypeVar("T")
 

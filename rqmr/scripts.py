@@ -11,7 +11,6 @@ import redis
 from msgspec import Struct, structs
 
 from rqmr.connection import Client, reading_keys
-from rqmr.damage import reading
 from rqmr.keys import PHASE_STRIDE, RunKeys, rank, segment_field
 from rqmr.model import AttemptId, Claim, Outcome, Phase, Progress, TaskId
 
@@ -30,6 +29,10 @@ _FORGETFUL = 5
 def source(name: str) -> str:
     """Return a script's text."""
     return resources.files("rqmr").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+for name in NAMES:
+    source(name)  # so that a work-horse, a fork, has them already
 
 
 class Death(Struct, frozen=True):
@@ -53,7 +56,10 @@ class Scripts:
 
     def _call(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
         with reading_keys(f"the state of run {self._keys.name}"):
-            return _text(_again_without_script(lambda: self._scripts[name](keys=keys, args=arguments)))
+            return _text(self._ask(name, keys, *arguments))
+
+    def _ask(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
+        return _again_without_script(lambda: self._scripts[name](keys=keys, args=arguments))
 
     def claim(
         self,
@@ -69,21 +75,22 @@ class Scripts:
     ) -> Claim | str:
         """Return a claim, or "STAND BY", "NOTHING" or "ENDED"; `resumed`: how often the run had been, by its spec."""
         k = self._keys
-        reply = self._call(
-            "claim",
-            [
-                k.run, k.pending, k.leases, k.attempts, k.tries, k.claims, k.tickets, k.backups, k.events, k.holders,
-                k.standby,
-            ],
-            token, sequence, ticket.rpartition("-t")[2], named, worker, host, lease_ms, k.lease_prefix, PHASE_STRIDE,
-            STANDBY_MS, resumed,
-        )  # fmt: skip
-        if reply[0] != "CLAIMED":
-            return str(reply[0])
-        _, attempt, started_ms, died, bad = reply
-        with reading(f"a task of run {k.name}"):
+        with reading_keys(f"a task of run {k.name}"):
+            word, *told = self._ask(
+                "claim",
+                [
+                    k.run, k.pending, k.leases, k.attempts, k.tries, k.claims, k.tickets, k.backups, k.events,
+                    k.holders, k.standby, k.splits,
+                ],
+                token, sequence, ticket.rpartition("-t")[2], named, worker, host, lease_ms, k.lease_prefix,
+                PHASE_STRIDE, STANDBY_MS, resumed,
+            )  # fmt: skip
+            if word != b"CLAIMED":
+                return str(_text(word))
+            attempt, started_ms, died, bad = _text(told[:-1])
             deaths = (line.split(" ", 1) for line in bad.splitlines())
-            return Claim(AttemptId.parse(attempt), started_ms, died > 0, {int(index): how for index, how in deaths})
+            bad_records = {int(index): how for index, how in deaths}
+            return Claim(AttemptId.parse(attempt), started_ms, died > 0, bad_records, split=told[-1])
 
     def issue(self, count: int) -> list[Any]:
         """Return ["ISSUED", last number, pending task, …] or ["ENDED"]."""
@@ -113,15 +120,25 @@ class Scripts:
 
     def write(self, fields: dict[str, dict[str, bytes]]) -> set[str]:
         """Write the fields of each shuffle hash, all in one go; return the replies: "WRITTEN" or "ENDED"."""
+        script = self._scripts["write"]
 
         def send() -> Any:
+            # By its hash, hoping that the server has it: a pipeline would first ask, each time.
             pipe = self._client.pipeline(transaction=False)
             for shuffle, chunks in fields.items():
-                pairs = [part for chunk in chunks.items() for part in chunk]
-                self._scripts["write"](keys=[self._keys.run, shuffle], args=pairs, client=pipe)
+                pipe.evalsha(
+                    script.sha, 2, self._keys.run, shuffle, *(part for chunk in chunks.items() for part in chunk)
+                )
             return pipe.execute()
 
-        return set(_text(_again_without_script(send)))
+        def send_with_script() -> Any:
+            self._client.script_load(script.script)
+            return send()
+
+        try:
+            return set(_text(send()))
+        except redis.exceptions.NoScriptError:
+            return set(_text(_again_without_script(send_with_script)))
 
     def commit(
         self,

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from rqmr import signing
 from rqmr.damage import reading, unpacked
-from rqmr.errors import RqmrError
+from rqmr.errors import AttemptEnded, RqmrError
 from rqmr.inputs import InputMark
 from rqmr.model import PROTOCOL, Spec, Split
 
@@ -65,13 +65,16 @@ def seal_split(run: str, index: int, split: Split) -> bytes:
     return signing.sign("split", run, str(index), msgspec.msgpack.encode(split))
 
 
-def open_split(run: str, index: int, stored: bytes) -> Split:
-    """Return the split that is stored for a run's map task.
+def open_split(run: str, index: int, stored: bytes | None) -> Split:
+    """Return the split that is stored for a run's map task, if one is.
 
     Raises:
+        AttemptEnded: there is none (any more).
         SignatureError: this process has a secret, and the split isn't signed with it.
         DamagedError: it is none.
     """
+    if stored is None:
+        raise AttemptEnded(f"run {run} has no split {index} (any more)")
     return unpacked(signing.verified("split", run, str(index), stored), Split, f"split {index} of run {run}")
 
 

@@ -131,7 +131,7 @@ class Server:
         """Start it, with its log in *directory*; a *lock* makes it a durable one, which holds that descriptor."""
         self._program = command[0]
         self._socket = socket
-        self._is_durable = lock is not None
+        self.is_durable = lock is not None
         self._log = directory / SERVER_LOG
         self._serves = self._is_loading = False
         self._heard_at = 0.0
@@ -148,6 +148,11 @@ class Server:
                 pass_fds=() if lock is None else (lock,),
                 preexec_fn=lambda: die_with(supervisor),
             )
+
+    @property
+    def pid(self) -> int:
+        """Its pid, and its session."""
+        return self._process.pid
 
     @property
     def status(self) -> int | None:
@@ -182,11 +187,11 @@ class Server:
 
     def end(self) -> None:
         """End it: at once or, if it keeps its data, when they are on the disk."""
-        if self._is_durable and self._serves:
+        if self.is_durable and self._serves:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(FLUSH_SECONDS)
         self._process.kill()
         self._process.wait()
-        if self._is_durable:
+        if self.is_durable:
             end_sessions({self._process.pid})  # its fork, if it was compacting the data

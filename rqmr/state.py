@@ -19,7 +19,7 @@ from rqmr.facts import End, Event, Facts, Memory
 from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
 from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
-from rqmr.look import read_event, read_facts, read_place, read_winner, read_winners
+from rqmr.look import read_event, read_facts, read_place
 from rqmr.memory import memory_in_words
 from rqmr.model import (
     AttemptId,
@@ -36,6 +36,7 @@ from rqmr.model import (
 )
 from rqmr.scripts import Death, Scripts
 from rqmr.tickets import Tickets
+from rqmr.winners import Winner, Winners
 
 _pack = msgspec.msgpack.encode
 _BATCH = 1000  # fields or members in one command
@@ -53,6 +54,7 @@ class State:
         self.keys = RunKeys(run)
         self.scripts = Scripts(client, self.keys)
         self.tickets = Tickets(client, run, self.keys, self.scripts)
+        self._winners = Winners(client, run, self.keys)
         self._spec: Spec | None = None
         self._resumed = 0  # how often the run had been when its spec was read
 
@@ -165,17 +167,14 @@ class State:
         with reading_keys(f"the pending tasks of run {self.run}"):
             return [task.decode() for tasks in pipe.execute() for task in tasks]
 
-    def split(self, index: int) -> Split:
-        """Return what a map task reads. Raises as `splits`."""
-        return self.splits([index])[index]
+    def split_of(self, claim: Claim) -> Split:
+        """Return what a claimed map task reads. Raises as `splits`."""
+        return sealed.open_split(self.run, claim.attempt.task.index, claim.split)
 
     def splits(self, indexes: Sequence[int]) -> dict[int, Split]:
-        """Return what some map tasks read. Raises as `open_split`, and AttemptEnded if there are none (any more)."""
+        """Return what some map tasks read. Raises as `open_split`."""
         with reading_keys(f"the splits of run {self.run}"):
             told = dict(zip(indexes, self.client.hmget(self.keys.splits, indexes) if indexes else [], strict=True))
-        for index, data in told.items():
-            if data is None:
-                raise AttemptEnded(f"run {self.run} has no split {index} (any more)")
         return {index: sealed.open_split(self.run, index, data) for index, data in told.items()}
 
     def finish(
@@ -366,16 +365,13 @@ class State:
 
     # --- winners ----------------------------------------------------------------------------------------------
 
-    def winners(self, phase: Phase) -> dict[TaskId, tuple[AttemptId, Outcome]]:
-        """Return the winner of each committed task of a phase, in the order of the tasks. Raises as `read_winners`."""
-        return read_winners(self.client, self.keys, self.run, phase)
+    def winners(self, phase: Phase) -> dict[TaskId, Winner]:
+        """Return the winner of each committed task of a phase. As `Winners.of_phase`."""
+        return self._winners.of_phase(phase)
 
-    def winner(self, task: TaskId) -> tuple[AttemptId, Outcome] | None:
-        """Return a task's winner, if it has one. Raises as `read_winners`."""
-        with reading_keys(f"the winner of {task} of run {self.run}"):
-            entry = self.client.hget(self.keys.winners(task), str(task))
-            phase = self.spec.phases[self.spec.phase_of(task)]
-            return read_winner(phase, str(task), entry)[1] if entry else None
+    def winner(self, task: TaskId) -> Winner | None:
+        """Return a task's winner, if it has one. As `Winners.of_task`."""
+        return self._winners.of_task(task, self.spec.phases[self.spec.phase_of(task)])
 
     # --- facts ------------------------------------------------------------------------------------------------
 

@@ -184,6 +184,7 @@ class Supervisor:
         for module in ("rq", *self._order.preload):
             importlib.import_module(module)
         gc.freeze()  # no collection in a worker shall copy the memory that all of them share
+        gc.enable()
 
     def _wait_for(self, server: Server) -> None:
         """Return once the server serves, or isn't wanted any more. Raises StartError."""
@@ -223,7 +224,8 @@ class Supervisor:
     def _end(self) -> None:
         if not self._server:
             self._let_workers_sign_off()
-        end_sessions({slot.pid for slot in self._slots if slot.pid})
+        doomed = {slot.pid for slot in self._slots if slot.pid}
+        end_sessions(doomed | {self._server.pid} if self._server and not self._server.is_durable else doomed)
         if self._server:
             self._server.end()
         shutil.rmtree(self._order.directory, ignore_errors=True)
@@ -317,6 +319,7 @@ def main(directory: str) -> None:
     """Serve one order; the directory that it will name is told before, and is removed even if no order comes."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    gc.disable()  # until all is imported, none of which is garbage
     parent = Parent()
     if order := parent.read_order():
         Supervisor(parent, order).run()

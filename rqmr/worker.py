@@ -61,7 +61,7 @@ _TURN_SECONDS = 3.0
 _LEAST_STAND_SECONDS = 0.2
 #: How far a run may fall behind the others, in seconds of normal priority: they wait for it when it comes back.
 _BEHIND_SECONDS = 20.0
-#: Seconds between two looks of a horse that stands by.
+#: Seconds between two looks of a horse that stands by, at most: a tenth of what it has waited already.
 _POLL_SECONDS = 0.2
 #: Seconds after which a worker that can't run a run takes its next ticket.
 _UNFIT_SECONDS = 2.0
@@ -148,6 +148,7 @@ class _Horse:
             claim = self._claim(named)
             while isinstance(claim, Claim) or (claim == "STAND BY" and self._stand_by()):
                 if isinstance(claim, Claim):
+                    self._stood_since = 0.0
                     self._attempt(claim)
                 if self._heartbeat.leaves or time.monotonic() > end:
                     break
@@ -166,19 +167,22 @@ class _Horse:
 
     def _stand_by(self) -> bool:
         """Do what a driver does if there is none, and wait a little; return whether to stay."""
-        spec = self._state.spec
-        if spec.ends_with_driver:
-            return False
         self._stood_since = self._stood_since or time.monotonic()
-        if self._state.drive(self._token, lease_ms=spec.lease_ms) is not None:
-            self._drives = True
-            facts = tick(self._state, self._dispatch)
-            if facts is None or is_complete(facts):  # what is left is the collecting, which is a driver's
-                return False
-        if time.monotonic() - self._stood_since > _LEAST_STAND_SECONDS and self._dispatch.is_wanted():
+        if not self._state.spec.ends_with_driver and not self._drive():
             return False
-        time.sleep(_POLL_SECONDS)
+        stood = time.monotonic() - self._stood_since
+        if stood > _LEAST_STAND_SECONDS and self._dispatch.is_wanted():
+            return False
+        time.sleep(min(_POLL_SECONDS, max(0.01, stood / 10)))
         return True
+
+    def _drive(self) -> bool:
+        """Tick if nobody else does; return whether there is anything left to wait for."""
+        if self._state.drive(self._token, lease_ms=self._state.spec.lease_ms) is None:
+            return True
+        self._drives = True
+        facts = tick(self._state, self._dispatch)
+        return facts is not None and not is_complete(facts)  # what is left then is the collecting, which is a driver's
 
     def _leave(self) -> None:
         """Let another one stand by and drive, fill the window, and see that a run without a driver doesn't expire."""
@@ -204,7 +208,7 @@ class _Horse:
         attempt, task = claim.attempt, claim.attempt.task
         sink = RedisSink(state, attempt, place)
         try:
-            source = state.split(task.index) if task.kind == Kind.MAP else RedisSegments(state, task)
+            source = state.split_of(claim) if task.kind == Kind.MAP else RedisSegments(state, task)
             opened = self._opener(source, attempt, place) if isinstance(source, Split) else None
             open_part = None if self._sight.sees_stage() else partial(TravellingFile, sink)
             with self._heartbeat.beating(claim, place), _care(state, claim) as care, _opening(opened):

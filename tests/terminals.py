@@ -16,7 +16,6 @@ from harness import JOBS, wait_until
 
 import rqmr
 from rqmr import registry
-from rqmr.access import Where
 from rqmr.config import Config
 from rqmr.connection import connect
 from rqmr.errors import AttemptEnded
@@ -25,6 +24,7 @@ from rqmr.model import RunState
 from rqmr.runs import list_runs
 from rqmr.sessions import members, send
 from rqmr.state import State
+from rqmr.where import Where
 
 #: Runs the command line. Just before the nth call of a function of rqmr's or Python's it leaves a mark, and then kills
 #: or stops itself, or goes on.

@@ -15,16 +15,16 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 FLOORS = [
     floor.split()
     for floor in (
-        "errors damage signing model facts config keys codec",
+        "errors where damage signing model facts config keys codec",
         (
             "aggregators urls files readers batch inputs spool sealed included job loader parts remote output plan "
             "failures memory scheduler"
         ),
         "windows shuffle passes merge records tasks",
-        "connection scripts registry look tickets state segments parcels asks sight teller heartbeat",
+        "connection scripts registry look tickets winners state segments parcels asks sight teller heartbeat",
         "dispatch tick worker preload checkup",
-        "inline shipper arrivals driver sessions sockets server durable supervise local access crew",
-        "meter diagnosis status view api runs progress doctor commands cli __main__",
+        "inline shipper arrivals driver sessions sockets server durable supervise local request access crew",
+        "meter diagnosis status view live progress api runs doctor commands cli __main__",
     )
 ]
 ORDER = [name for floor in FLOORS for name in floor]

@@ -9,7 +9,7 @@
 --
 --   KEYS[1]  run        KEYS[2]  pending    KEYS[3]  leases     KEYS[4]  attempts   KEYS[5]  tries
 --   KEYS[6]  claims     KEYS[7]  tickets    KEYS[8]  backups    KEYS[9]  events     KEYS[10] holders
---   KEYS[11] standby
+--   KEYS[11] standby    KEYS[12] splits
 --   ARGV[1]  token of this horse            ARGV[2]  its sequence number
 --   ARGV[3]  ticket it came with            ARGV[4]  task that the ticket names, "" for none
 --   ARGV[5]  worker     ARGV[6]  host       ARGV[7]  lease, ms
@@ -18,7 +18,7 @@
 --   ARGV[11] how often the run had been resumed when the horse read its spec: one of before has the wrong code
 --
 --   returns  {"CLAIMED", attempt, started ms, how many of the task's attempts died, its records to leave out: a line
---            for each, with its index and how a process died at it} | {"STAND BY"} | {"NOTHING"}
+--            for each, with its index and how a process died at it, a map task's split} | {"STAND BY"} | {"NOTHING"}
 --            | {"ENDED", state of the run, or "gone"}
 
 local state, phase, keep, full, resumed = unpack(
@@ -28,7 +28,9 @@ if (resumed or '0') ~= ARGV[11] then return {'ENDED', 'resumed'} end
 
 local function claimed(attempt, task, started)
   local died, bad = unpack(redis.call('HMGET', KEYS[5], task .. ':died', task .. ':bad'))
-  return {'CLAIMED', attempt, started, tonumber(died or 0), bad or ''}
+  local index = string.match(task, '^s0%-m(%d+)$')
+  local split = index and redis.call('HGET', KEYS[12], string.format('%d', index))
+  return {'CLAIMED', attempt, started, tonumber(died or 0), bad or '', split or false}
 end
 
 local last = redis.call('HGET', KEYS[6], ARGV[1])

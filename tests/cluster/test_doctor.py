@@ -19,9 +19,9 @@ from hosts import need_namespaces, network
 from stores import Web
 
 from rqmr import checkup
-from rqmr.access import Where
 from rqmr.diagnosis import Finding
 from rqmr.doctor import examine
+from rqmr.where import Where
 
 Rqmr = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -19,10 +19,11 @@ import pytest
 import redis as redis_py
 from harness import JOBS, RedisServer, Workers, wait_until
 
-from rqmr.access import Server, Where
-from rqmr.connection import check_server, connect, hide_password
+from rqmr.access import Server
+from rqmr.connection import check_server, connect
 from rqmr.errors import RedisError
 from rqmr.signing import VARIABLE
+from rqmr.where import Where, hide_password
 
 #: What can't be there by chance.
 MARK = f"hunter2-{secrets.token_hex(8)}"

@@ -20,8 +20,7 @@ from msgspec.structs import replace
 from stores import S3, Web, s3_server
 
 import rqmr
-from rqmr.access import Where
-from rqmr.api import Request, submit
+from rqmr.api import submit
 from rqmr.config import Config
 from rqmr.doctor import examine
 from rqmr.errors import AttemptEnded, InputError, OutputError
@@ -31,8 +30,10 @@ from rqmr.model import Part, Settings
 from rqmr.output import Output
 from rqmr.readers import Lines
 from rqmr.remote import open_part
+from rqmr.request import Request
 from rqmr.runs import attach, cancel
 from rqmr.view import Silent
+from rqmr.where import Where
 
 #: Lines of many lengths, some longer than a split, without a newline at the end.
 TEXT = (

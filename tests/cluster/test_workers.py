@@ -19,9 +19,9 @@ import rq
 from harness import JOBS, ROOT, Workers, wait_until
 
 import rqmr
-from rqmr.api import Silent
 from rqmr.config import Config
 from rqmr.facts import Header
+from rqmr.view import Silent
 
 EXAMPLES = ROOT / "jobs"
 #: Many small tasks, the same in the oracle as in the run.

@@ -17,9 +17,9 @@ from msgspec import structs
 
 import rqmr
 from rqmr import Config
-from rqmr.access import Where
 from rqmr.runs import resume
 from rqmr.view import Silent
+from rqmr.where import Where
 
 #: A map task for each file.
 CONFIG = Config(workers=0, reducers=2, split_bytes=4 << 10, lease_seconds=30, format="tsv")

@@ -17,12 +17,13 @@ import pytest
 from harness import JOBS, Workers, wait_until
 from terminals import OPTIONS, Desk, Terminal, files, told
 
-from rqmr.access import Where
-from rqmr.api import Request, submit
+from rqmr.api import submit
 from rqmr.config import Config
 from rqmr.errors import RefusedError
+from rqmr.request import Request
 from rqmr.runs import attach, cancel, list_runs, remove, resume, status_of
 from rqmr.view import Silent
+from rqmr.where import Where
 
 WORDS = ("some words", "more words and others", "the gate", "other words", "the last words")
 

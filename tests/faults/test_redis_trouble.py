@@ -17,10 +17,10 @@ from terminals import Desk
 
 import rqmr
 from rqmr import driver, scheduler, tick
-from rqmr.access import Where
 from rqmr.connection import connect
 from rqmr.runs import resume
 from rqmr.view import Silent
+from rqmr.where import Where
 
 #: As long as a lease should be that has to survive an outage, and a map task for each file.
 CALM = msgspec.structs.replace(CUT, lease_seconds=5)

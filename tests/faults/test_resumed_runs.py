@@ -12,11 +12,11 @@ import pytest
 from harness import Workers
 from terminals import Desk, files
 
-from rqmr.access import Where
 from rqmr.errors import RefusedError
 from rqmr.model import RunState
 from rqmr.runs import resume
 from rqmr.view import Silent
+from rqmr.where import Where
 
 WORDS = ("some words", "more words and others", "the bug", "other words", "the last words")
 #: Every map and every reduce leaves a mark; `bug` is what happens at a word, in `where`.

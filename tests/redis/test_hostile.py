@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from rqmr import keys, registry, signing
-from rqmr.access import Where
 from rqmr.codec import Chunk, ChunkCodec, seal
 from rqmr.dispatch import Dispatch
 from rqmr.driver import Driver, end_run
@@ -30,11 +29,12 @@ from rqmr.facts import End, Header
 from rqmr.inputs import marks_of, source_of
 from rqmr.job import Step
 from rqmr.keys import RunKeys
+from rqmr.live import LiveView
 from rqmr.loader import Package, decode_package, hash_of
 from rqmr.merge import SegmentReader
 from rqmr.model import Ask, Claim, Kind, Outcome, Part, Progress, RunState, Spec, Split, TaskId, bitmap
 from rqmr.output import Output
-from rqmr.progress import LiveView, LogView
+from rqmr.progress import LogView
 from rqmr.runs import list_runs, remove, status_of
 from rqmr.scheduler import decide, policy_of
 from rqmr.sealed import open_spec, open_split, seal_spec, seal_split
@@ -43,6 +43,7 @@ from rqmr.shipper import Shipper
 from rqmr.state import State
 from rqmr.status import status_of_facts
 from rqmr.view import Silent
+from rqmr.where import Where
 from rqmr.worker import _gives_way
 
 EXAMPLES = int(os.environ.get("RQMR_TEST_EXAMPLES", "40"))
@@ -288,7 +289,7 @@ def test_whatever_is_in_a_runs_keys_is_seen_or_told_as_damaged(
         lambda: run.claim(),
         lambda: run.state.renew(claim, worker="w", host="h", progress=Progress()),
         lambda: run.state.expire(claim.attempt),
-        lambda: run.state.split(0),
+        lambda: run.state.splits([0]),
         lambda: registry.read_end(redis, run.spec.run),
         lambda: list_runs(Where(redis_url)),
         lambda: status_of(run.spec.run, Where(redis_url)),

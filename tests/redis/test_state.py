@@ -42,7 +42,7 @@ def test_a_worker_reads_back_what_the_driver_wrote(make_run):
 
     assert seen.spec == run.spec
     assert seen.package() == b"the code"
-    assert seen.split(1) == Split((Piece("1.txt", b"/in/1.txt", 0, 100, 100),))
+    assert seen.splits([1])[1] == Split((Piece("1.txt", b"/in/1.txt", 0, 100, 100),))
 
 
 def test_a_run_of_thousands_of_maps_is_whole(make_run):
@@ -51,7 +51,7 @@ def test_a_run_of_thousands_of_maps_is_whole(make_run):
 
     assert run.line() == [str(task) for task in run.spec.tasks(0)]
     assert run.redis.hlen(run.keys.splits) == 2_345
-    assert run.state.split(2_344).pieces[0].name == "2344.txt"
+    assert run.state.splits([2_344])[2_344].pieces[0].name == "2344.txt"
 
 
 def test_a_full_server_takes_no_new_run(make_run, redis, maxmemory):
@@ -124,7 +124,7 @@ def test_a_run_that_is_gone_has_no_spec_split_or_facts(run):
 
     assert run.state.facts() is None
     with pytest.raises(AttemptEnded, match="no split 0"):
-        run.state.split(0)
+        run.state.splits([0])
     with pytest.raises(AttemptEnded, match="there is no run wordcount-7k2p9x"):
         _ = State(run.redis, run.spec.run).spec
 

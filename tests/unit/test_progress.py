@@ -11,8 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rqmr.api import Silent
 from rqmr.facts import Event, Facts, Header, Memory, PhaseFacts, RunningAttempt, Shortage
+from rqmr.live import LiveView, bar, share_out
 from rqmr.meter import (
     Meter,
     Pace,
@@ -26,7 +26,8 @@ from rqmr.meter import (
     subject_title,
 )
 from rqmr.model import AttemptId, Kind, Phase, Progress, RunState, TaskId
-from rqmr.progress import LiveView, LogView, bar, choose_view, share_out
+from rqmr.progress import LogView, choose_view
+from rqmr.view import Silent
 
 START = 1_700_000_000_000
 HEADER = Header(
