@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import compare
 import limits
 from corpora import default_cache
 from results import MIB, Result, machine, save, table
@@ -34,6 +35,9 @@ def main() -> None:
     """Measure what the command line asks for."""
     given = _options()
     names = list(TARGETS) if given.all else given.names
+    if given.peers:
+        _peers(given)
+        return
     if unknown := [name for name in names if name not in TARGETS]:
         raise SystemExit(f"{unknown[0]} is no target; scripts/bench lists them")
     if not names:
@@ -51,6 +55,17 @@ def main() -> None:
     print("\n".join(table(found)))
 
 
+def _peers(given: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="rqmr-bench-", dir=given.outputs) as work:
+        bench = Bench(given.rounds, given.size, given.tasks, given.work, Path(work), given.corpus)
+        found = []
+        for comparison in compare.compare(bench, given.names):
+            found.append(comparison)
+            save(comparison, given.work / "results" / f"peers-{comparison.work}.json")
+    print(f"{machine()}\n")
+    print("\n".join(compare.told(found)))
+
+
 def _list() -> None:
     for name, (title, _) in TARGETS.items():
         print(f"{name:<16} {title}")
@@ -60,6 +75,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a target")
     parser.add_argument("--all", action="store_true", help="all targets")
+    parser.add_argument("--peers", action="store_true", help="all works, or those named, by rqmr and its peers in turn")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--size", type=parse_size, default=256 * MIB, help="of the input; default: 256MiB")
     parser.add_argument("--tasks", type=int, default=2000, help="where they are counted; default: %(default)s")

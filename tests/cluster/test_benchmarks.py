@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 from harness import ROOT
 
@@ -18,3 +21,38 @@ def test_the_fault_table_is_measured_and_printed():
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows] == ["| fault", "| no fault", "| a worker killed mid-map, started again"]
     assert all(int(row[4]) >= 16 for row in rows[1:]), "eight map and eight reduce tasks"
+
+
+def bench(work: Path, *arguments: object) -> Counter[str]:
+    """Run the benchmark on next to nothing; return how many rows of its table each target has."""
+    small = ["--rounds", 1, "--size", "64KiB", "--tasks", 20, "--work", work, "--outputs", work]
+    done = subprocess.run(
+        list(map(str, [sys.executable, ROOT / "benchmarks" / "run.py", *arguments, *small])),
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Counter(re.findall(r"^\| `([a-z-]+)` ", done.stdout, re.MULTILINE))
+
+
+def test_rqmr_and_a_pool_written_by_hand_give_the_same(tmp_path):
+    """Outputs that differ would end the benchmark."""
+    names = ["words-books", "batch-source", "index", "grep", "reducer", "sort", "tiny"]
+    assert bench(tmp_path, *names) == Counter(names)
+
+
+def test_the_limits_are_measured_and_printed(tmp_path):
+    rows = {"tasks": 1, "wide": 3, "scaling": 1, "memory": 1, "one-key": 2, "redis-memory": 2}
+    assert bench(tmp_path, *rows) == rows
+
+
+def test_a_corpus_is_the_beginning_of_a_larger_one(tmp_path):
+    def made(size: str) -> list[bytes]:
+        command = [sys.executable, ROOT / "benchmarks" / "corpora.py", "source", "--size", size, "--work", tmp_path]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        return [Path(line).read_bytes() for line in done.stdout.splitlines()]
+
+    small, large = made("512KiB"), made("1MiB")
+    assert len(small) == 2
+    assert len(large) == 4
+    assert large[:2] == small
+    assert len(b"".join(large)) >= 1 << 20
