@@ -12,7 +12,7 @@ import msgspec
 from measure import spread
 from msgspec import Struct
 
-from rqmr.plan import default_workers
+from rqmr.local import default_workers
 
 MIB = 1 << 20
 
