@@ -67,6 +67,15 @@ class Aggregator:
                 setattr(cls, loop, getattr(Aggregator, loop))
 
 
+def group(table: dict[Any, list[Any]], pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Append the value of every pair to its key's list in the table."""
+    for key, value in pairs:
+        if key in table:
+            table[key].append(value)
+        else:
+            table[key] = [value]
+
+
 class Sum(Aggregator):
     """The sum of the values."""
 
@@ -233,6 +242,13 @@ class Distinct(Aggregator):
         accumulator.update(other)
         return accumulator
 
+    def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in pairs:
+            if key in table:
+                table[key][value] = None
+            else:
+                table[key] = {value: None}
+
     def finish(self, accumulator: dict[Any, None]) -> list[Any]:
         return sorted(accumulator)
 
@@ -255,6 +271,9 @@ class Collect(Aggregator):
     def merge(self, accumulator: list[Any], other: list[Any]) -> list[Any]:
         accumulator.extend(other)
         return accumulator
+
+    def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        group(table, pairs)
 
     def accumulator_type(self, value_type: Any) -> Any:
         return list[value_type]

@@ -12,7 +12,8 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 from zlib import crc32
 
@@ -20,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from rqmr.errors import CarryError, MixedKeysError
+from rqmr.values import SCALARS, are_plain
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -27,7 +29,6 @@ else:
     from backports import zstd
 
 Key = Any
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _ORDERED = frozenset({str, bytes, int, float, bool, type(None)})
 _STORED = _ORDERED | {list}  # a tuple comes back as a list
 #: Keys that are encoded as they are; of floats and tuples not all.
@@ -128,7 +129,7 @@ def check_carried(value: Any) -> None:
     kind = type(value)
     if kind is int and not -(2**63) <= value < 2**64:
         raise CarryError(f"the int {shorten(value)} has more than 64 bits")
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return
     if kind in (list, tuple):
         for element in value:
@@ -146,7 +147,7 @@ def check_carried(value: Any) -> None:
 
 def restores(annotation: Any) -> bool:
     """Whether values annotated so need their type restored: anything beyond what the wire gives back by itself."""
-    if annotation in (Any, object, None) or annotation in _SCALARS or annotation in (list, dict):
+    if annotation in (Any, object, None) or annotation in SCALARS or annotation in (list, dict):
         return False
     origin = typing.get_origin(annotation)
     if origin in (list, dict, typing.Union, types.UnionType):
@@ -218,9 +219,8 @@ class ChunkCodec:
         return body
 
     def _check(self, keys: Sequence[Key], items: Sequence[Any]) -> None:
-        # One pass at C speed tells most chunks apart: only scalars. Ints too long are told by the encoder.
-        flat = (value for item in items for value in item) if self.is_grouped else items
-        if set(map(type, flat)) <= _SCALARS:
+        # Ints that are too long are told by the encoder.
+        if are_plain(list(chain.from_iterable(items)) if self.is_grouped else items):
             return
         for key, item in zip(keys, items, strict=True):
             try:
@@ -296,34 +296,6 @@ def unseal(stored: bytes) -> Chunk:
     if int.from_bytes(stored[:4], "little") != crc32(stored[4:]):
         raise ValueError("damaged (its checksum is wrong)")
     return _decode_chunk(stored[4:])
-
-
-def weight(value: Any) -> int:
-    """Return about how many bytes of memory a key or value takes.
-
-    Counted from the value alone and not asked of the interpreter, so that every machine spills at the same record.
-    """
-    kind = type(value)
-    if kind in (str, bytes):
-        return 56 + len(value)
-    if kind in (list, tuple):
-        return 64 + sum(map(weight, value))
-    if kind is dict:
-        return 64 + sum(weight(key) + weight(element) for key, element in value.items())
-    if kind in _SCALARS:
-        return 32
-    try:
-        return 64 + 2 * len(_encode(value))
-    except (TypeError, ValueError, OverflowError):
-        return 64  # it can't be carried, which is told when it is written
-
-
-def weights(values: Collection[Any]) -> int:
-    """Return the sum of the weights of keys or values, fast if all are text or numbers."""
-    kinds = set(map(type, values))
-    if kinds <= {str, bytes}:
-        return 56 * len(values) + sum(map(len, values))
-    return 32 * len(values) if kinds <= _SCALARS - {str, bytes} else sum(map(weight, values))
 
 
 def shorten(value: Any, limit: int = 200) -> str:

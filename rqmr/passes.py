@@ -12,10 +12,11 @@ from operator import length_hint
 from typing import IO, Any
 
 from rqmr.aggregators import Aggregator
-from rqmr.codec import ChunkCodec, Key, seal, unseal, weight
+from rqmr.codec import ChunkCodec, Key, seal, unseal
 from rqmr.errors import KeyFunctionError, RecordError, RqmrError
 from rqmr.job import Step
 from rqmr.model import Failure
+from rqmr.values import weight
 from rqmr.windows import Slice, SortedRun, Stream, sort, windows
 
 #: What an entry takes in the lists of its run and in the dict of a window.

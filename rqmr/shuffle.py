@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, tee
 from typing import Any, Protocol
 
-from rqmr.aggregators import Aggregator
-from rqmr.codec import UNMISTAKABLE, Key, one_signature, partitions_for, same_type, seal, shorten, weight, weights
+from rqmr.aggregators import Aggregator, group
+from rqmr.codec import UNMISTAKABLE, Key, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
+from rqmr.values import weights
 from rqmr.windows import sort
 
 #: Pairs that are folded between two looks at the memory.
@@ -79,7 +80,7 @@ class Shuffler:
         if is_pair and type(first[0]) not in UNMISTAKABLE:
             pairs = same_type(pairs)
         holds = self._fold is None or self._fold.grows
-        take = self._group if self._fold is None else self._fold.fold
+        take = group if self._fold is None else self._fold.fold
         for batch in self._weighed(pairs) if holds else _batches(pairs):
             take(self._table, batch)
             self._weigh_new_keys()
@@ -90,14 +91,6 @@ class Shuffler:
         """Write what is left; return the partitions that have a segment."""
         self._write(self._combined(), last=True)
         return set(self._runs)
-
-    @staticmethod
-    def _group(table: dict[Key, list[Any]], pairs: Iterable[tuple[Key, Any]]) -> None:
-        for key, value in pairs:
-            if key in table:
-                table[key].append(value)
-            else:
-                table[key] = [value]
 
     def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterator[tuple[Key, Any]]]:
         """Yield pairs in batches, and weigh the values of each when it is taken; heavy ones in smaller batches."""
@@ -119,7 +112,7 @@ class Shuffler:
         if combines or (self._fold and self._fold.grows):
             self._held, self._keys_weighed = 0, 0
             self._weigh_new_keys()
-            self._held += sum(map(weight, self._table.values()))
+            self._held += weights(list(self._table.values()))
         if self._held > self._memory // 2:
             self._write(self._table if combines else self._combined(), last=False)
 
@@ -160,7 +153,7 @@ class Shuffler:
         table: dict[Key, list[Any]] = {}
         for key, values in self._table.items():
             try:
-                self._group(table, combiner(key, iter(values)) or ())
+                group(table, combiner(key, iter(values)) or ())
             except Exception as error:
                 raise KeyFunctionError(key) from error
         return table
@@ -168,10 +161,10 @@ class Shuffler:
     def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
         if self._partitions == 1:
             return {0: keys}
-        parts: dict[int, list[Key]] = {}
+        parts: list[list[Key]] = [[] for _ in range(self._partitions)]
         for key, partition in zip(keys, self._partitions_of(keys), strict=True):
-            parts.setdefault(partition, []).append(key)
-        return parts
+            parts[partition].append(key)
+        return {partition: part for partition, part in enumerate(parts) if part}
 
     def _partitions_of(self, keys: list[Key]) -> list[int]:
         if self._step.partitioner is None:

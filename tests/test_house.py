@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rqmr"
 FLOORS = [
     floor.split()
     for floor in (
-        "errors where damage signing model facts config keys codec",
+        "errors where damage signing model facts config keys values codec",
         (
             "aggregators urls files readers batch inputs spool sealed included job loader parts remote output plan "
             "failures memory scheduler"

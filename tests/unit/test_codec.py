@@ -31,9 +31,9 @@ from rqmr.codec import (
     shorten,
     signature,
     unseal,
-    weight,
 )
 from rqmr.errors import CarryError, MixedKeysError
+from rqmr.values import weight, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -550,6 +550,11 @@ def test_a_value_that_does_not_fit_its_annotation_is_told_with_its_key_and_type(
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(values))
+def test_many_values_weigh_what_each_of_them_weighs(some: list[Any]) -> None:
+    assert weights(some) == sum(map(weight, some))
 
 
 def test_a_weight_is_about_what_the_value_takes_in_memory() -> None:
