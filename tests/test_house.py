@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,24 @@ def named_by_number(slot: str, body: str) -> bool:
 
 def test_every_script_is_loaded() -> None:
     assert {path.stem for path in (PACKAGE / "lua").glob("*.lua")} == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        pytest.param("rqmr.preload, rqmr.checkup", ["typer", "rich"], id="a worker"),
+        pytest.param(
+            "rqmr.supervise", ["redis", "rq", "msgspec", "typer"], id="the supervisor, until the server starts"
+        ),
+        pytest.param("rqmr.cli, rqmr.request", ["redis", "rq", "rich"], id="the command, until the supervisor starts"),
+        pytest.param("rqmr.api, rqmr.progress", ["typer", "rich"], id="a run without a terminal"),
+    ],
+)
+def test_what_takes_long_to_import_is_imported_where_it_is_needed(modules: str, heavy: list[str]) -> None:
+    """A plain `rq worker` imports rqmr for each ticket, and who runs a tiny job waits for every import."""
+    program = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+
+    assert done.stdout.strip() == "[]"

@@ -24,7 +24,8 @@ import pytest
 from harness import JOBS, wait_until
 
 import rqmr as package
-from rqmr.cli import main, report
+from rqmr.cli import main
+from rqmr.meter import report
 
 Done = subprocess.CompletedProcess[str]
 Rqmr = Callable[..., Done]
@@ -418,7 +419,7 @@ REFUSALS: dict[str, tuple[list[object], list[str]]] = {
     "an empty URL": (["wordcount", "in.txt", "--redis-url", ""], ["--redis-url"]),
     "a format that there is none of": (["wordcount", "in.txt", "--format", "xml"], ["xml", "tsv or jsonl"]),
     "no reducers": (["wordcount", "in.txt", "-r", 0], ["reducers", "0"]),
-    "no number": (["wordcount", "in.txt", "-r", "many"], ["--reducers", "integer"]),
+    "no number": (["wordcount", "in.txt", "-r", "many"], ["--reducers", "many"]),
     "no workers": (["wordcount", "in.txt", "-w", 0], ["0 workers"]),
     "a split size that is none": (["wordcount", "in.txt", "--split-size", "big"], ["--split-size", "big"]),
     "an unknown encoding": (["wordcount", "in.txt", "--encoding", "klingon"], ["klingon"]),
