@@ -25,7 +25,7 @@ from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitma
 from rqmr.parts import PartFile, PartWriter
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
-from rqmr.shuffle import Shuffler, Sink, check_pair
+from rqmr.shuffle import Shuffler, Sink
 
 _is_given = partial(is_not, None)
 _REPLACED = ("rqmr", "undecodable characters replaced")
@@ -197,10 +197,7 @@ class Task:
             message = f"this worker can't write to {self._spec.stage}: {error.strerror}; is the output directory there?"
             raise RecordError(Failure(message)) from error
         try:
-            for pair in pairs:
-                check_pair(pair)
-                key, value = pair
-                writer.write(key, value)
+            writer.write(pairs)
             return self._outcome(writer.records, part=writer.close())
         except BaseException:
             writer.discard()
