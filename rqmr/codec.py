@@ -41,12 +41,18 @@ _encode = msgspec.msgpack.Encoder().encode
 #: Raw bytes that a chunk aims at, and may not exceed unless one single value does, and how many entries it has at most.
 #: Small, since a reduce task holds one chunk of every run, where they are about ten times as large; but packed it is
 #: above the ~10 KB below which Redis is bound by commands and not by bytes.
-_CHUNK_TARGET, _CHUNK_LIMIT, _CHUNK_ENTRIES = 64 << 10, 512 << 10, 1 << 12
+_CHUNK_TARGET, _CHUNK_LIMIT, _CHUNK_ENTRIES = 64 << 10, 128 << 10, 1 << 12
 #: Values that an entry has at most: a key with more has several entries.
 _MOST_VALUES = 1 << 12
 #: The longest body: a value of Redis can't be longer. What unpacks to more is nothing that was written here.
 _BODY_LIMIT = 512 << 20
 _SMALL = 256  # bytes; below, compression costs more than it saves
+
+
+def check_pair(first: object) -> None:
+    """Refuse text as a pair, TypeError: "is" would be unpacked into the key i and the value s."""
+    if isinstance(first, str | bytes):
+        raise TypeError(f"{first!r} was yielded; mapper and reducer yield pairs: yield key, value")
 
 
 def partition_for(key: Key, partitions: int) -> int:
@@ -193,7 +199,7 @@ class ChunkCodec:
             end = min(start + count, len(keys))
             body = self._encode(keys[start:end], items[start:end])
             if len(body) > _CHUNK_LIMIT and end - start > 1:
-                count = (end - start) // 2
+                count = max(1, (end - start) * _CHUNK_TARGET // len(body))
                 continue
             if len(body) > _CHUNK_LIMIT and self.is_grouped and len(items[start]) > 1:
                 # One key's values are many bytes though they are few.

@@ -173,6 +173,8 @@ def tell(summary: Summary, *, to_stdout: bool = False) -> None:
         told = "1 bad record" if summary.skipped == 1 else f"{summary.skipped:,} bad records"
         where = "with -o DIR a file there lists them" if to_stdout else _short(f"{summary.output}/_skipped.jsonl")
         _echo(f"{told} skipped: {where}", err=True)
+    for line in summary.skew:
+        _echo(f"skew: {line}", err=True)
     if summary.records_read and not summary.records_written:
         typer.echo("warning: nothing was written; is a yield missing in the mapper or the reducer?", err=True)
     where = "stdout" if to_stdout else _short(summary.output)
@@ -233,6 +235,7 @@ def _description(told: Status, option: str) -> list[str]:
     if told.summary:
         records = f"{told.summary.records_read:,} records read, {told.summary.records_written:,} written"
         lines.append(f"{records} in {len(told.summary.parts)} parts")
+        lines += [f"skew      {line}" for line in told.summary.skew]
     if told.failure:
         lines += ["", report(told.failure, [])]
     return lines

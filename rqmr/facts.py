@@ -147,6 +147,7 @@ class Summary(Struct, frozen=True):
     records_written: int
     counters: dict[str, dict[str, int]]
     skipped: int = 0  # bad records, listed in the output's _skipped.jsonl
+    skew: tuple[str, ...] = ()  # partitions and keys that have far more than others, in words
 
 
 class End(Struct, frozen=True):

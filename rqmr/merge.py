@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
@@ -48,6 +48,8 @@ class SegmentReader:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """`memory`: bytes that decoded chunks may take; `check` is called while nothing is yielded for long."""
+        self.values = 0  # that were given
+        self.largest_key: tuple[Key, int] = (None, 0)  # the key with most of them, and how many
         self._step = step
         self._passes = Passes(step, memory, check)
         self._fetch = _Fetch(step, segments, memory)
@@ -86,6 +88,8 @@ class SegmentReader:
                     yield window.key, self._streamed(window) if is_grouped else window.items()
                     continue
                 groups = grouped(window, sort_values=self._step.sort_values) if is_grouped else together(window)
+                counts = list(map(len, groups.values()))
+                self._note(next(islice(groups, counts.index(max(counts)), None)), max(counts), sum(counts))
                 for key in ascending(groups):
                     yield key, groups[key]
 
@@ -100,7 +104,20 @@ class SegmentReader:
                 yield keys, list(map(table.__getitem__, keys))
 
     def _streamed(self, stream: Stream) -> Iterator[Any]:
-        return chain.from_iterable(stream.values_in_order() if self._step.sort_values else stream.items())
+        lists = stream.values_in_order() if self._step.sort_values else stream.items()
+        return chain.from_iterable(self._noted(stream.key, lists))
+
+    def _noted(self, key: Key, lists: Iterable[list[Any]]) -> Iterator[list[Any]]:
+        count = 0
+        for values in lists:
+            count += len(values)
+            self._note(key, count, len(values))
+            yield values
+
+    def _note(self, key: Key, count: int, more: int) -> None:
+        self.values += more
+        if count > self.largest_key[1]:
+            self.largest_key = key, count
 
     def _runs(self) -> list[SortedRun]:
         return self._passes.fit(self._fetch.runs(), len(self._fetch.producers))

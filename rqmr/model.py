@@ -236,6 +236,8 @@ class Outcome(Struct, frozen=True):
     key_example: str = ""  # and one of them, to be shown
     part: Part | None = None
     skipped: tuple[Skipped, ...] = ()  # in the order of the records
+    values: int = 0  # that it gave to a reducer,
+    largest_key: tuple[str, int] = ("", 0)  # and the key that had most of them, to be shown, with how many
 
     def has_partition(self, index: int) -> bool:
         """Whether the task has a segment for that reducer; absent is not lost."""

@@ -6,20 +6,21 @@ import base64
 import datetime
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from zlib import crc32
 
 import msgspec
 
-from rqmr.codec import shorten
+from rqmr.codec import as_text, check_pair, shorten
 from rqmr.errors import CarryError
 from rqmr.model import Part
 
 _BUFFER = 256 << 10  # bytes
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_json_text: Callable[[str], str] = json.encoder.encode_basestring
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -33,6 +34,11 @@ def to_json(value: Any) -> str:
     Raises:
         CarryError: the value's type has no spelling.
     """
+    kind = type(value)
+    if kind is str:
+        return _json_text(value)
+    if kind is int or (kind is float and math.isfinite(value)):
+        return repr(value)
     return _json(_spelled(value))
 
 
@@ -50,9 +56,17 @@ def tsv_field(value: Any) -> str:
 
 def spell(form: str) -> Callable[[Any, Any], str]:
     """Return the function that spells a record as a line of that format, "tsv" or "jsonl"."""
-    if form == "jsonl":
-        return lambda key, value: f"[{to_json(key)},{to_json(value)}]\n"
-    return lambda key, value: f"{tsv_field(key)}\t{tsv_field(value)}\n"
+    return _jsonl_line if form == "jsonl" else _tsv_line
+
+
+def _jsonl_line(key: Any, value: Any) -> str:
+    return f"[{to_json(key)},{to_json(value)}]\n"
+
+
+def _tsv_line(key: Any, value: Any) -> str:
+    if type(key) is str and type(value) is int and key.isalnum():  # a word and its number
+        return f"{key}\t{value}\n"
+    return f"{tsv_field(key)}\t{tsv_field(value)}\n"
 
 
 class PartFile(Protocol):
@@ -97,40 +111,51 @@ class PartWriter:
         self._file = file
         self._name = name
         self._spell = spell(form)
-        self._lines: list[bytes] = []
-        self._held = self._size = self._crc = 0
+        self._form = form
+        self._size = self._crc = 0
         self.records = 0
 
-    def write(self, key: Any, value: Any) -> None:
-        """Add one record.
+    def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Add records.
 
         Raises:
-            CarryError: it has no spelling; names key and type.
+            CarryError: one has no spelling; names key and type.
+            TypeError: it is no pair.
         """
-        try:
-            line = self._spell(key, value).encode()
-        except CarryError as error:
-            raise CarryError(f"key {shorten(key)}: {error}") from None
-        except UnicodeEncodeError as error:
-            text = shorten(error.object[error.start : error.end])
-            raise CarryError(f"key {shorten(key)}: {text} is no text that can be written") from None
-        self.records += 1
-        self._lines.append(line)
-        self._held += len(line)
-        if self._held > _BUFFER:
-            self._flush()
+        spell, lines, held = self._spell, [], 0
+        for pair in pairs:
+            if type(pair) is not tuple:
+                check_pair(pair)
+            key, value = pair
+            try:
+                line = spell(key, value)
+            except CarryError as error:
+                raise CarryError(f"key {shorten(key)}: {error}") from None
+            lines.append(line)
+            held += len(line)
+            if held > _BUFFER:
+                self._add(lines)
+                lines, held = [], 0
+        self._add(lines)
 
-    def _flush(self) -> None:
-        data = b"".join(self._lines)
+    def _add(self, lines: list[str]) -> None:
+        try:
+            data = "".join(lines).encode()
+        except UnicodeEncodeError as error:
+            self._blame(lines, shorten(error.object[error.start : error.end]))
         self._file.write(data)
+        self.records += len(lines)
         self._size += len(data)
         self._crc = crc32(data, self._crc)
-        self._lines.clear()
-        self._held = 0
+
+    def _blame(self, lines: list[str], text: str) -> NoReturn:
+        """Tell of the first line that can't be encoded, since of `text` in it."""
+        line = next(line for line in lines if as_text(line) != line)
+        key, _ = _record_of(line.removesuffix("\n"), self._form)
+        raise CarryError(f"key {shorten(key)}: {text} is no text that can be written")
 
     def close(self) -> Part:
         """Finish the part."""
-        self._flush()
         chunks = self._file.close()
         return Part(self._name, self._size, self._crc, chunks)
 
@@ -144,13 +169,15 @@ def read_records(paths: Sequence[Path], form: str) -> Iterator[tuple[Any, Any]]:
     for path in paths:
         with path.open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
-                text = line.removesuffix("\n")
-                if form == "jsonl":
-                    key, value = from_json(text)
-                    yield _tuples(key), value
-                else:
-                    key, _, value = text.partition("\t")
-                    yield _unescape(key), _unescape(value)
+                yield _record_of(line.removesuffix("\n"), form)
+
+
+def _record_of(line: str, form: str) -> tuple[Any, Any]:
+    if form == "jsonl":
+        key, value = from_json(line)
+        return _tuples(key), value
+    key, _, value = line.partition("\t")
+    return _unescape(key), _unescape(value)
 
 
 def _needs_escape(text: str) -> bool:

@@ -24,6 +24,7 @@ from rqmr.job import Job, Step, new_job, steps_of
 from rqmr.loader import Package, find, include, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Skipped, Spec, Split, TaskId
 from rqmr.readers import check_encoding
+from rqmr.skew import skew
 
 _MOST_MAPS = 200_000
 #: Letters and digits that can't be mistaken for each other when read aloud.
@@ -249,6 +250,7 @@ def summarize(spec: Spec, outcomes: Sequence[Sequence[Outcome]], paths: Sequence
         records_written=sum(outcome.written for outcome in outcomes[-1]),
         counters={group: dict(sorted(members.items())) for group, members in sorted(counters.items())},
         skipped=sum(len(outcome.skipped) for phase in outcomes for outcome in phase),
+        skew=skew(spec, outcomes),
     )
 
 

@@ -14,7 +14,7 @@ from itertools import chain, count, repeat
 from operator import length_hint
 from typing import Any, Literal
 
-from rqmr.codec import as_text, shorten
+from rqmr.codec import as_text, check_pair, shorten
 from rqmr.errors import AttemptEnded, JobError, RecordError
 from rqmr.failures import too_many_bad
 from rqmr.files import UnreadableRecord
@@ -23,7 +23,6 @@ from rqmr.loader import user_traceback
 from rqmr.merge import SegmentReader
 from rqmr.model import Failure, Progress, RecordAt, Skipped
 from rqmr.readers import Block
-from rqmr.shuffle import check_pair
 
 Pair = tuple[Any, Any]
 #: What the job's code does with a record, or with a key and its items.

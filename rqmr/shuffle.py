@@ -11,7 +11,7 @@ from itertools import chain, islice, tee
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator, group
-from rqmr.codec import UNMISTAKABLE, Key, one_signature, partitions_for, same_type, seal, shorten
+from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
 from rqmr.values import weights
@@ -34,12 +34,6 @@ class Sink(Protocol):
 
     def discard(self) -> None:
         """Forget all chunks; others may follow."""
-
-
-def check_pair(first: object) -> None:
-    """Refuse text as a pair, TypeError: "is" would be unpacked into the key i and the value s."""
-    if isinstance(first, str | bytes):
-        raise TypeError(f"{first!r} was yielded; mapper and reducer yield pairs: yield key, value")
 
 
 def _batches(pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterator[tuple[Key, Any]]]:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from rqmr import remote
 from rqmr.batch import BatchMapper
+from rqmr.codec import as_text, shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
 from rqmr.job import Job, Mapper, Step, steps_of
@@ -25,7 +26,7 @@ from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitma
 from rqmr.parts import PartFile, PartWriter
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
-from rqmr.shuffle import Shuffler, Sink, check_pair
+from rqmr.shuffle import Shuffler, Sink
 
 _is_given = partial(is_not, None)
 _REPLACED = ("rqmr", "undecodable characters replaced")
@@ -93,6 +94,7 @@ class Task:
         self._steps = steps_of(self._job)
         is_last = self._spec.phase_of(self._task) + 1 == len(self._spec.phases)
         self._shuffled_by = None if is_last else self._steps[0 if self._task.kind == Kind.MAP else self._task.step + 1]
+        self._reader: SegmentReader | None = None
         self._guard: Guard | None = None
         if with_guard:
             self._guard = Guard(
@@ -149,22 +151,22 @@ class Task:
 
     def _reduced(self, segments: Segments) -> Iterator[tuple[Any, Any]]:
         place, step = self._place, self._steps[self._task.step]
-        reader = SegmentReader(step, segments, self._spec.settings.memory, self._check_stopped)
+        self._reader = reader = SegmentReader(step, segments, self._spec.settings.memory, self._check_stopped)
         place.fraction = lambda: reader.loaded / (reader.chunks or 1)
         following = self._steps[self._task.step + 1 :]
         if self._guard:
             return self._guard.reduced(reader, partial(_reduced_and_mapped, step, following))
         if not following and folds_in_bulk(step):
             return chain.from_iterable(self._folded(reader))
-        pairs = self._reduced_groups(step, reader)
+        pairs = chain.from_iterable(self._reduced_groups(step, reader))
         return _mapped_pairs(following[0].mapper, pairs) if following else pairs
 
-    def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[tuple[Any, Any]]:
+    def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[Iterable[tuple[Any, Any]]]:
         place = self._place
         for place.key, values in reader.groups():
             if place.stopped:
                 raise AttemptEnded
-            yield from reduced(step, place.key, values)
+            yield reduced(step, place.key, values)
             place.records += 1
             place.size = reader.size
 
@@ -197,10 +199,7 @@ class Task:
             message = f"this worker can't write to {self._spec.stage}: {error.strerror}; is the output directory there?"
             raise RecordError(Failure(message)) from error
         try:
-            for pair in pairs:
-                check_pair(pair)
-                key, value = pair
-                writer.write(key, value)
+            writer.write(pairs)
             return self._outcome(writer.records, part=writer.close())
         except BaseException:
             writer.discard()
@@ -209,6 +208,9 @@ class Task:
     def _outcome(self, written: int = 0, **produced: Any) -> Outcome:
         skipped = tuple(self._guard.skipped) if self._guard else ()
         place = self._place
+        if self._reader:
+            key, values = self._reader.largest_key
+            produced |= {"values": self._reader.values, "largest_key": (as_text(shorten(key, 40)), values)}
         return Outcome(place.records, place.size, written, self._job.counters, skipped=skipped, **produced)
 
 

@@ -41,6 +41,11 @@ class SortedRun:
         """The chunk that is loaded."""
         return Slice(self._keys, self._items)
 
+    @property
+    def key(self) -> Key:
+        """The least key that is loaded and not taken."""
+        return self._keys[self._at]
+
     def fill(self) -> bool:
         """Load the next chunk if all of this one is taken; return whether there is anything left."""
         while self._at == len(self._keys):
@@ -109,7 +114,8 @@ def windows(runs: Iterable[SortedRun]) -> Iterator[list[Slice] | Stream]:
         if window:
             yield window
         else:
-            stream = Stream(bound, live)
+            # Equal keys may look different: 0.0 and -0.0. It is the first one that is shown.
+            stream = Stream(next(run.key for run in live if run.key == bound), live)
             yield stream
             deque(stream.items(), maxlen=0)
         del window

@@ -19,8 +19,8 @@ FLOORS = [
     for floor in (
         "errors where damage signing model facts config keys values codec",
         (
-            "aggregators urls files readers batch inputs spool sealed included job loader parts remote output plan "
-            "failures memory scheduler"
+            "aggregators urls files readers batch inputs spool sealed included job loader parts remote output skew "
+            "plan failures memory scheduler"
         ),
         "windows shuffle passes merge records tasks",
         "connection scripts registry look tickets winners state segments parcels asks sight teller heartbeat",

@@ -69,8 +69,7 @@ def written(records: Sequence[tuple[Any, Any]], form: str) -> tuple[bytes, list[
     with tempfile.TemporaryDirectory() as directory:
         stage = Path(directory)
         writer = writer_in(stage, "part", form)
-        for key, value in records:
-            writer.write(key, value)
+        writer.write(records)
         part = writer.close()
         data = (stage / "part").read_bytes()
         assert (part.size, part.crc, writer.records) == (len(data), crc32(data), len(records))
@@ -196,7 +195,7 @@ def test_a_value_without_a_spelling_is_told_with_its_key_and_type(form: str, val
     culprit = "Opaque" if "Opaque" in repr(value) else type(value).__qualname__
     writer = writer_in(tmp_path, "a", form)
     with pytest.raises(CarryError) as caught:
-        writer.write("some key", value)
+        writer.write([("some key", value)])
     writer.discard()
     assert "'some key'" in str(caught.value)
     assert culprit in str(caught.value)
@@ -217,7 +216,7 @@ def test_text_with_a_lone_surrogate_is_told_with_its_key(form: str, tmp_path: Pa
     def write() -> None:
         writer = writer_in(tmp_path, "a", form)
         try:
-            writer.write("the key", "bad \udc80 text")
+            writer.write([("a key", "b"), ("the key", "bad \udc80 text"), ("z", "\ud800")])
             writer.close()
         finally:
             writer.discard()
@@ -231,7 +230,7 @@ def test_a_number_that_python_will_not_print_is_told_as_an_error_about_its_key(t
     """Python refuses to print integers of more than 4300 digits."""
     writer = writer_in(tmp_path, "a", "tsv")
     with pytest.raises((CarryError, ValueError)):
-        writer.write("k", 10**5000)
+        writer.write([("k", 10**5000)])
     writer.discard()
 
 
@@ -242,7 +241,7 @@ def test_a_part_is_flushed_as_it_grows_and_its_sum_is_that_of_the_file(tmp_path:
     """Its size and checksum are what collecting trusts."""
     writer = writer_in(tmp_path, "a", "tsv")
     for number in range(100_000):
-        writer.write(f"key {number}", "ü")
+        writer.write([(f"key {number}", "ü")])
     assert (tmp_path / "a").stat().st_size > 1 << 20, "not all is held in memory"
     part = writer.close()
     data = (tmp_path / "a").read_bytes()
@@ -268,7 +267,7 @@ def test_discarding_removes_what_was_written(tmp_path: Path) -> None:
     for also_gone in (False, True):
         writer = writer_in(tmp_path, "a", "tsv")
         for _ in range(30_000):
-            writer.write("key", "value")
+            writer.write([("key", "value")])
         if also_gone:
             (tmp_path / "a").unlink()
         writer.discard()
