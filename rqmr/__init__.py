@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rqmr.config import Config
     from rqmr.errors import RefusedError, RqmrError, RunFailed
     from rqmr.job import Job, Step
+    from rqmr.order import TotalOrder
     from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole
     from rqmr.spool import Text
 
@@ -49,6 +50,7 @@ __all__ = [
     "Sum",
     "Text",
     "Top",
+    "TotalOrder",
     "Whole",
     "run",
 ]
@@ -60,6 +62,7 @@ _HOMES = {
     "config": ("Config",),
     "errors": ("RefusedError", "RqmrError", "RunFailed"),
     "job": ("Job", "Step"),
+    "order": ("TotalOrder",),
     "readers": ("Block", "Csv", "JsonLines", "Lines", "Reader", "Whole"),
     "spool": ("Text",),
 }

@@ -266,7 +266,16 @@ class ChunkCodec:
         kinds = set(map(type, keys))
         if len(kinds) > 1 or not kinds <= _STORED:
             raise ValueError(f"keys are of the types {', '.join(sorted(kind.__name__ for kind in kinds))}")
-        return [_as_tuple(key) for key in keys] if kinds == {list} else keys, items
+        return as_keys(keys), items
+
+
+def as_keys(keys: list[Any]) -> list[Key]:
+    """Return keys of one type as they were before they were stored.
+
+    Raises:
+        ValueError: a tuple holds what no key holds.
+    """
+    return [_as_tuple(key) for key in keys] if keys and type(keys[0]) is list else keys
 
 
 def _unpacked(packed: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 #: Raised whenever a worker of another release could misread a run.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class RunState(StrEnum):
@@ -164,6 +164,7 @@ class Spec(Struct, frozen=True):
     input_bytes: int = 0
     plan: str = ""  # one line
     priority: str = "normal"  # high, normal or low
+    bounds: list[Any] = []  # what parts the partitions of the first step, if they are in total order by a sample
     protocol: int = PROTOCOL
 
     @property

@@ -23,6 +23,7 @@ from rqmr.inputs import InputMark, Source, choose_reducers, choose_split_bytes, 
 from rqmr.job import Job, Step, new_job, steps_of
 from rqmr.loader import Package, find, include, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Skipped, Spec, Split, TaskId
+from rqmr.order import bounds_of
 from rqmr.readers import check_encoding
 from rqmr.skew import skew
 
@@ -167,6 +168,7 @@ def plan(
     reducers = config.reducers or choose_reducers(total, workers)
     run = run or new_run_id(program.short_name)
     phases = _phases(steps_of(program.job), len(splits), reducers)
+    bounds = bounds_of(program.new_job(), splits, settings, reducers)
     spec = Spec(
         run=run,
         job=program.name,
@@ -188,6 +190,7 @@ def plan(
         skip_bad=config.skip_bad,
         is_spread=is_spread,
         priority=config.priority,
+        bounds=bounds,
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
         is_cut=program.job.reader.splittable,

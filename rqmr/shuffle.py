@@ -14,6 +14,7 @@ from rqmr.aggregators import Aggregator, group
 from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
+from rqmr.order import TotalOrder
 from rqmr.values import weights
 from rqmr.windows import sort
 
@@ -155,10 +156,20 @@ class Shuffler:
     def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
         if self._partitions == 1:
             return {0: keys}
+        if isinstance(self._step.partitioner, TotalOrder):
+            return self._ranges(self._step.partitioner, keys)
         parts: list[list[Key]] = [[] for _ in range(self._partitions)]
         for key, partition in zip(keys, self._partitions_of(keys), strict=True):
             parts[partition].append(key)
         return {partition: part for partition, part in enumerate(parts) if part}
+
+    def _ranges(self, order: TotalOrder, keys: list[Key]) -> dict[int, list[Key]]:
+        try:
+            return dict(order.cut(keys, self._partitions))
+        except TypeError as error:
+            raise MixedKeysError(
+                f"keys of one step must have one type, and bounds of a TotalOrder, too: {error}"
+            ) from None
 
     def _partitions_of(self, keys: list[Key]) -> list[int]:
         if self._step.partitioner is None:

@@ -17,12 +17,13 @@ from msgspec import Struct
 
 from rqmr import remote
 from rqmr.batch import BatchMapper
-from rqmr.codec import as_text, shorten
+from rqmr.codec import as_keys, as_text, shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reduced
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
+from rqmr.order import ordered
 from rqmr.parts import PartFile, PartWriter
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
@@ -92,6 +93,7 @@ class Task:
     def _begin(self, *, with_guard: bool) -> None:
         self._job = self._new_job()
         self._steps = steps_of(self._job)
+        ordered(self._steps[0], as_keys(self._spec.bounds))
         is_last = self._spec.phase_of(self._task) + 1 == len(self._spec.phases)
         self._shuffled_by = None if is_last else self._steps[0 if self._task.kind == Kind.MAP else self._task.step + 1]
         self._reader: SegmentReader | None = None

@@ -20,7 +20,7 @@ FLOORS = [
         "errors where damage signing model facts config keys values codec",
         (
             "aggregators urls files readers batch inputs spool sealed included job loader parts remote output skew "
-            "plan failures memory scheduler"
+            "order plan failures memory scheduler"
         ),
         "windows shuffle passes merge records tasks",
         "connection scripts registry look tickets winners state segments parcels asks sight teller heartbeat",

@@ -92,6 +92,12 @@ EXAMPLES = [
         [("lyon", 21.5), ("oslo", 4.0)],  # of lyon two numbers, not three: "lyon 21.5 C" is a bad line
         counters={"mean_by_key": {"bad lines": 3}},
     ),
+    Example(
+        "sort_lines",
+        TEXTS,
+        [("The", " sea, the SEA"), ("a s", "hip on land"), ("and", " a ship"), ("no ", "sea, no ship")],
+        params={"key_length": 3},
+    ),
     # Of the four that occur twice, the last in the alphabet.
     Example("top_words", TEXTS, [(3, "ship"), (2, "the"), (2, "sea,")], params={"k": 3}),
     Example(
