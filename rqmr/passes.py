@@ -59,12 +59,14 @@ class Passes:
         merged: list[SortedRun] = []
         held: list[SortedRun] = []
         weights: list[int] = []
+        weight = 0  # of all that are held
         for taken, run in enumerate(runs, 1):
             if not run.fill():
                 continue
             held.append(run)
             weights.append(chunk_weight(run.loaded))
-            if len(held) > 2 and sum(weights) > self._memory:
+            weight += weights[-1]
+            if len(held) > 2 and weight > self._memory:
                 size = self._enough(held, merged, count - taken)
                 one, is_small = self._merge(held[:size], fold=not merged)
                 held[:size], weights[:size] = [], []
@@ -73,6 +75,7 @@ class Passes:
                     weights.insert(0, chunk_weight(one.loaded) if one.fill() else 0)
                 else:
                     merged.append(one)
+                weight = sum(weights)
         if not merged:
             return held
         weights += [chunk_weight(run.loaded) for run in merged if run.fill()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -21,6 +21,8 @@ NAMES = (
 
 #: How long a work-horse's place as standby lasts if it doesn't ask again.
 STANDBY_MS = 2_000
+#: Bytes of chunks in one call, unless one has more: the server does nothing else meanwhile.
+_CALL_BYTES = 256 << 10
 #: How often a server may forget its scripts in the middle of one call.
 _FORGETFUL = 5
 
@@ -125,10 +127,8 @@ class Scripts:
         def send() -> Any:
             # By its hash, hoping that the server has it: a pipeline would first ask, each time.
             pipe = self._client.pipeline(transaction=False)
-            for shuffle, chunks in fields.items():
-                pipe.evalsha(
-                    script.sha, 2, self._keys.run, shuffle, *(part for chunk in chunks.items() for part in chunk)
-                )
+            for shuffles, arguments in _calls_of_write(fields):
+                pipe.evalsha(script.sha, 1 + len(shuffles), self._keys.run, *shuffles, *arguments)
             return pipe.execute()
 
         def send_with_script() -> Any:
@@ -272,6 +272,22 @@ class Scripts:
     def _at_the_end_of(self, attempt: AttemptId) -> list[str]:
         k = self._keys
         return [*self._of_task(attempt), k.totals(attempt.task), k.events, k.backups, k.holders]
+
+
+def _calls_of_write(fields: dict[str, dict[str, bytes]]) -> Iterator[tuple[list[str], list[Any]]]:
+    """Yield shuffle hashes, and what to write into them, for one call after the other."""
+    shuffles: list[str] = []
+    arguments: list[Any] = []
+    size = 0
+    for shuffle, field, data in ((shuffle, *chunk) for shuffle, chunks in fields.items() for chunk in chunks.items()):
+        if size and size + len(data) > _CALL_BYTES:
+            yield shuffles, arguments
+            shuffles, arguments, size = [], [], 0
+        if shuffle not in shuffles[-1:]:
+            shuffles.append(shuffle)
+        arguments += (1 + len(shuffles), field, data)
+        size += len(data)
+    yield shuffles, arguments
 
 
 def _text(reply: Any) -> Any:

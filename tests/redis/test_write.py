@@ -19,6 +19,20 @@ def test_chunks_go_to_the_hash_of_their_reducer(run):
         assert 0 < run.redis.pttl(shuffle) <= run.spec.keep_ms
 
 
+def test_many_chunks_of_any_size_go_to_many_reducers(run):
+    """Small ones go together, and what is together too much for one call goes in several."""
+    sizes = [0, 1, 100_000, 200_000, 60_000, 300_000, 7, 0, 50_000]
+    chunks = {
+        run.keys.shuffle(0, reducer): {f"0.1.{chunk}": bytes([chunk]) * size for chunk, size in enumerate(sizes)}
+        for reducer in range(20)
+    }
+
+    assert run.scripts.write(chunks) == {"WRITTEN"}
+
+    for shuffle, written in chunks.items():
+        assert run.redis.hgetall(shuffle) == {field.encode(): data for field, data in written.items()}
+
+
 def test_writing_twice_is_writing_once(run):
     """redis-py repeats what got no answer; each chunk has a field of its own."""
     chunks = {run.keys.shuffle(0, 0): {"0.1.0": b"head", "0.1.1": b"more"}}
