@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import rq
 from harness import JOBS, ROOT, Workers, wait_until
+from msgspec import structs
 
 import rqmr
 from rqmr.config import Config
@@ -143,12 +144,21 @@ def test_jobs_of_every_shape_give_what_the_oracle_gives(
     assert_nothing_left(redis)
 
 
-def test_spills_of_a_mapper_that_may_hold_little_give_what_the_oracle_gives(
-    two_workers: Workers, redis: Any, words: list[Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("job", "params"),
+    [("slow", {}), ("indexer", {"ascending": True}), (EXAMPLES / "wordcount", {})],
+    ids=["values", "sorted values", "sums"],
+)
+def test_tasks_that_may_hold_little_give_what_the_oracle_gives(
+    job: str, params: Any, two_workers: Workers, redis: Any, words: list[Path], tmp_path: Path
 ) -> None:
-    config = Config(workers=0, reducers=2, split_bytes=16 << 10, memory=20_000)
-    expected = oracle(JOBS / "slow.py", words, config, tmp_path)
-    result = rqmr.run(str(JOBS / "slow.py"), words, config=config, output=tmp_path / "out", redis_url=two_workers.url)
+    """They spill where they map and merge in passes where they reduce; and all is as if they might hold much."""
+    path = (JOBS / job).with_suffix(".py")
+    config = Config(workers=0, reducers=2, split_bytes=4 << 10, memory=20_000)
+    expected = oracle(path, words, structs.replace(config, memory=64 << 20), tmp_path, **params)
+    assert_equal(oracle(path, words, config, tmp_path / "little", **params), expected)
+    out = tmp_path / "out"
+    result = rqmr.run(str(path), words, params=params, config=config, output=out, redis_url=two_workers.url)
     assert_equal(result, expected)
     assert_nothing_left(redis)
 
