@@ -28,14 +28,14 @@ class Curves(Struct):
     rates: list[tuple[int, float]]  # tasks, tasks a second
 
 
-def measure(bench: Bench) -> Curves:
-    """Measure sizes from a sixteenth of the bench's to four times that, and numbers of tasks up to five times its."""
-    sizes = [max(1, bench.size // 16) << power for power in range(7)]
+def measure(bench: Bench, points: int) -> Curves:
+    """Measure sizes from a sixteenth of the bench's on, each twice the one before; and numbers of tasks likewise."""
+    sizes = [max(1, bench.size // 16) << power for power in range(points)]
     seconds: dict[str, list[tuple[int, float]]] = {name: [] for name in PROGRAMS}
     for size in sizes:
         for name, taken in _in_turn(bench, size).items():
             seconds[name].append((size, statistics.median(taken)))
-    counts = [max(1, bench.tasks * share // 20) for share in (1, 3, 10, 30, 100)]
+    counts = [max(2, bench.tasks * share // 20) for share in (1, 2, 5, 10, 20, 50, 100)[:points]]
     return Curves(seconds, list(task_rates(bench, counts).items()))
 
 
