@@ -212,7 +212,7 @@ def one_key(bench: Bench) -> list[Result]:
 def _worker_peak(bench: Bench, job: str, files: Sequence[Path], *options: object) -> int:
     with Watch() as watch:
         bench.rqmr(job, files, *options)
-    peak = watch.peak(lambda command: "rqmr.supervise" in command or "rq:worker" in command)
+    peak = max(each.peak for each in watch.seen if not (each.is_server or each.is_command))
     bench.say(f"{job}: {peak / MIB:.0f} MiB at most in one process of the workers")
     return peak
 

@@ -69,7 +69,7 @@ def profile(bench: Bench) -> Iterator[Profile]:
         with Watch() as watch:
             used = run([*record, RQMR, "run", JOBS / f"{job}.py", *files, "-o", output, "-w", 2, "--quiet"])
         seconds = {kind: count / RATE for kind, count in counted(_samples(raw)).most_common() if kind != WAITING}
-        seconds[SERVER] = watch.cpu(lambda command: "valkey-server" in command or "redis-server" in command)
+        seconds[SERVER] = sum(each.cpu for each in watch.seen if each.is_server)
         bench.say(f"{title}: {used.seconds:.1f} s, sampled")
         yield Profile(title, bench.size, used.seconds, seconds)
 
