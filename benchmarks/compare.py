@@ -111,7 +111,7 @@ def _compare(bench: Bench, work: Work, python: Path, peers: Sequence[Peer], vers
     expected: dict[Sequence[Path], str] = {}
 
     def note(title: str, seconds: float, output: Sequence[Path], of: Sequence[Path]) -> None:
-        got = digest(output, is_ordered=work.name == "sort")
+        got = digest(output, is_ordered=work.name == "sort", is_escaped=title in (_RQMR, _BATCH))
         if expected.setdefault(tuple(of), got) != got:
             raise SystemExit(f"{work.name}: the output of {title} differs: {output[0]}")
         found.seconds.setdefault(title, []).append(seconds)

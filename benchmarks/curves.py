@@ -49,7 +49,7 @@ def _in_turn(bench: Bench, size: int) -> dict[str, list[float]]:
             seconds[name].append(used.seconds)
             outputs.append(output)
             if len(outputs) == 2:  # what the first two wrote is overwritten by the others
-                check_equal("curves", *outputs, is_ordered=False)
+                check_equal("curves", *outputs)
                 outputs = []
     told = ", ".join(f"{name} {statistics.median(taken):.2f} s" for name, taken in seconds.items())
     bench.say(f"{told_size(size)}: {told}")

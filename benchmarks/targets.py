@@ -90,11 +90,11 @@ class Ratio:
         return [result]
 
 
-def check_equal(name: str, one: Sequence[Path], other: Sequence[Path], *, is_ordered: bool) -> None:
-    """SystemExit if two outputs differ."""
-    ours, theirs = digest(one, is_ordered=is_ordered), digest(other, is_ordered=is_ordered)
+def check_equal(name: str, parts: Sequence[Path], output: Sequence[Path], *, is_ordered: bool = False) -> None:
+    """SystemExit if what rqmr has written isn't what another has."""
+    ours, theirs = digest(parts, is_ordered=is_ordered, is_escaped=True), digest(output, is_ordered=is_ordered)
     if ours != theirs:
-        raise SystemExit(f"{name}: the outputs differ: {ours} in {one[0].parent}, {theirs} in {other[0]}")
+        raise SystemExit(f"{name}: the outputs differ: {ours} by rqmr, {theirs} in {output[0].name}")
 
 
 RATIOS = (
