@@ -28,6 +28,7 @@ class Result(Struct):
     at_most: bool  # whether the limit is the most, or the least
     limit: float
     values: list[float] = []  # one for each round
+    cpu: list[float] = []  # as the values, but of the CPU seconds of all processes
     seconds: dict[str, list[float]] = {}  # by who took them, one for each round
     size: int = 0  # bytes of input
     notes: list[str] = []
@@ -41,21 +42,16 @@ class Result(Struct):
     @property
     def row(self) -> str:
         """As a row of the table."""
-        form = {"×": "{:.2f} ×", "s": "{:.2f} s", "MiB": "{:.0f} MiB"}.get(self.unit, "{:.0f} " + self.unit)
-        sides = "; ".join(f"{who} {spread(seconds)} s" for who, seconds in self.seconds.items())
-        limit = f"{'≤' if self.at_most else '≥'} {form.format(self.limit)}"
-        told = [
-            f"`{self.name}`",
-            self.title,
-            sides,
-            spread(self.values, form),
-            limit,
-            "yes" if self.is_met else "**no**",
-        ]
-        return f"| {' | '.join(told)} |"
+        form = "{:.2f}" if self.unit in ("×", "s") else "{:,.0f}"
+        sides = "; ".join(f"{who} {spread(seconds)}" for who, seconds in self.seconds.items())
+        cpu = spread(self.cpu, form) if self.cpu else ""
+        limit = f"{'≤' if self.at_most else '≥'} {form.format(self.limit)} {self.unit}"
+        met = "yes" if self.is_met else "**no**"
+        cells = [f"`{self.name}`", self.title, sides, f"{spread(self.values, form)} {self.unit}", cpu, limit, met]
+        return f"| {' | '.join(cells)} |"
 
 
-HEAD = "| `scripts/bench` | what | seconds | measured | target | met |\n|---|---|---|--:|--:|---|"
+HEAD = "| `scripts/bench` | what | seconds | measured | by CPU | target | met |\n|---|---|---|--:|--:|--:|---|"
 
 
 class Kept(Struct, Generic[T]):

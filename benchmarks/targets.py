@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corpora import MAKERS, corpus, real_corpus
+from corpora import MAKERS, RECORD_BYTES, corpus, real_corpus
 from measure import Usage, digest, run, warm
 from results import MIB, Result, told_size
 
@@ -73,7 +73,6 @@ class Ratio:
         size = bench.size * 10**8 // (256 * MIB) if self.corpus == "records" else bench.size
         files = bench.files(self.corpus, size)
         result = Result(self.name, self.title, "×", at_most=True, limit=self.limit, size=size)
-        cpu: list[float] = []
         for number in range(bench.rounds):
             ours, parts = bench.rqmr(self.job, files, *self.options)
             theirs, output = bench.pool(self.program, files)
@@ -81,13 +80,17 @@ class Ratio:
             result.seconds.setdefault("rqmr", []).append(ours.seconds)
             result.seconds.setdefault("pool", []).append(theirs.seconds)
             result.values.append(ours.seconds / theirs.seconds)
-            cpu.append(ours.cpu / theirs.cpu)
+            result.cpu.append(ours.cpu / theirs.cpu)
             bench.say(
                 f"{self.name} {number + 1}: rqmr {ours.seconds:.2f} s (CPU {ours.cpu:.2f}), "
                 f"pool {theirs.seconds:.2f} s (CPU {theirs.cpu:.2f}): {ours.seconds / theirs.seconds:.2f} ×"
             )
-        result.notes.append(f"{told_size(size)}; by CPU seconds of all processes {sorted(cpu)[len(cpu) // 2]:.2f} ×.")
+        result.title = f"{self.title}, {_told(size, self.corpus)}"
         return [result]
+
+
+def _told(size: int, corpus: str) -> str:
+    return f"{size // RECORD_BYTES:,} records" if corpus == "records" else told_size(size)
 
 
 def check_equal(name: str, parts: Sequence[Path], output: Sequence[Path], *, is_ordered: bool = False) -> None:
