@@ -14,7 +14,7 @@ from pathlib import Path
 from measure import digest, run
 from msgspec import Struct
 from results import MIB, told_size
-from targets import HERE, Bench
+from targets import HERE, Bench, records_size
 
 from rqmr.server import find_server
 
@@ -105,7 +105,7 @@ def _compare(bench: Bench, work: Work, python: Path, peers: Sequence[Peer], vers
     if work.name == "tiny":
         size = MIB // 4
     elif work.corpus == "records":
-        size = bench.size * 10**8 // (256 * MIB)
+        size = records_size(bench)
     found = Comparison(work.name, work.title, size, versions=versions)
     files = bench.files(work.corpus, size)
     expected: dict[Sequence[Path], str] = {}

@@ -13,7 +13,7 @@ from cluster import Cluster, started
 from measure import Usage, Watch, run
 from results import MIB, Result, told_size
 from rq import Queue
-from targets import JOBS, RQMR, Bench
+from targets import JOBS, RQMR, Bench, records_size
 
 import rqmr
 from rqmr import registry
@@ -187,10 +187,9 @@ def tiny(bench: Bench) -> list[Result]:
 def memory(bench: Bench) -> list[Result]:
     """The most that any process of the workers takes."""
     found = Result("memory", "peak memory of one worker, any job", "MiB", at_most=True, limit=200, size=bench.size)
-    records = bench.size * 10**8 // (256 * MIB)
     jobs = {
         "count_words": bench.files("source"), "count_words_by_reducer": bench.files("source"),
-        "index_words": bench.files("source"), "sort_records": bench.files("records", records),
+        "index_words": bench.files("source"), "sort_records": bench.files("records", records_size(bench)),
     }  # fmt: skip
     peaks = {job: _worker_peak(bench, job, files) / MIB for job, files in jobs.items()}
     found.values.append(max(peaks.values()))

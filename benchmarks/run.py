@@ -55,14 +55,14 @@ def main() -> None:
         bench = Bench(given.rounds, given.size, given.tasks, given.work, Path(work), given.corpus)
         if given.peers:
             _peers(bench, names)
-        elif names:
+        elif names and not given.profile:
             _targets(bench, names)
         if given.curves:
             _keep(bench, "curves", [curves.measure(bench, given.points)])
         if given.profile:
-            found = list(seconds.profile(bench))
+            found = list(seconds.profile(bench, names))
             _keep(bench, "profile", found)
-            print("\n".join(seconds.told(found)))
+            print("\n".join([*seconds.told(found), *seconds.told_lines(found)]))
         if given.simulate:
             lines = list(simulate.table(simulate.Plan()))
             _keep(bench, "simulate", lines)
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", action="store_true", help="all works, or those named, by rqmr and its peers in turn")
     parser.add_argument("--curves", action="store_true", help="time against input size, tasks/s against their number")
     parser.add_argument("--points", type=int, default=7, help="of a curve; default: %(default)s")
-    parser.add_argument("--profile", action="store_true", help="where the seconds go, by py-spy")
+    parser.add_argument("--profile", action="store_true", help="where the seconds of a target's job go, by py-spy")
     parser.add_argument("--simulate", action="store_true", help="the scheduler alone: 1,000 workers, 100,000 tasks")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put all that was measured into a page's tables")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")

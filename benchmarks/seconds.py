@@ -11,12 +11,13 @@ from pathlib import Path
 from compare import environment
 from measure import Watch, run
 from msgspec import Struct
-from results import told_size
-from targets import JOBS, RQMR, Bench
+from targets import JOBS, RATIOS, RQMR, Bench
 
 #: Samples a second.
 RATE = 100
-JOBS_PROFILED = {"books": "count_words", "source": "count_words", "batches of books": "count_words_by_batch"}
+#: Lines that are told of a run.
+HOTTEST = 15
+PROFILED = ("words-books", "words-source", "batch-books", "index", "sort")
 
 WAITING = "waiting"
 SERVER = "the Redis server"
@@ -50,28 +51,37 @@ _PROCESS = re.compile(r'process \d+:".*?"(?:;|$)')
 
 
 class Profile(Struct):
-    """Of one run: the seconds of all its processes, by what they were spent on."""
+    """Of one run: the seconds of all its processes, by what they were spent on, and at which lines the most."""
 
     title: str
-    size: int
     wall: float
     seconds: dict[str, float]
+    lines: list[tuple[str, float]]
 
 
-def profile(bench: Bench) -> Iterator[Profile]:
-    """Yield where the seconds go, for each of the jobs."""
+def profile(bench: Bench, names: Sequence[str]) -> Iterator[Profile]:
+    """Yield where the seconds go, for the jobs of some targets."""
     spy = environment(bench.cache).with_name("py-spy")
-    for title, job in JOBS_PROFILED.items():
-        files = bench.files(title.split()[-1])
+    for target in (each for each in RATIOS if each.name in (names or PROFILED)):
+        files, title = target.files(bench)
         raw, output = bench.work / "profile.raw", bench.work / "out"
         shutil.rmtree(output, ignore_errors=True)
         record = [spy, "record", "--output", raw, "--format", "raw", "--subprocesses", "--rate", RATE, "--"]
         with Watch() as watch:
-            used = run([*record, RQMR, "run", JOBS / f"{job}.py", *files, "-o", output, "-w", 2, "--quiet"])
-        seconds = {kind: count / RATE for kind, count in counted(_samples(raw)).most_common() if kind != WAITING}
+            used = run([*record, RQMR, "run", JOBS / f"{target.job}.py", *files, "-o", output, "-w", 2, "--quiet"])
+        samples = list(_samples(raw))
+        seconds = {kind: count / RATE for kind, count in counted(samples).most_common() if kind != WAITING}
         seconds[SERVER] = sum(each.cpu for each in watch.seen if each.is_server)
         bench.say(f"{title}: {used.seconds:.1f} s, sampled")
-        yield Profile(title, bench.size, used.seconds, seconds)
+        yield Profile(title, used.seconds, seconds, _hottest(samples))
+
+
+def _hottest(samples: Iterable[tuple[Sequence[str], int]]) -> list[tuple[str, float]]:
+    lines: Counter[str] = Counter()
+    for frames, count in samples:
+        if frames and kind_of(frames) != WAITING:
+            lines[frames[-1]] += count
+    return [(line, count / RATE) for line, count in lines.most_common(HOTTEST)]
 
 
 def counted(samples: Iterable[tuple[Sequence[str], int]]) -> Counter[str]:
@@ -100,13 +110,20 @@ def _samples(raw: Path) -> Iterator[tuple[Sequence[str], int]]:
 def told(profiles: Sequence[Profile]) -> Iterator[str]:
     """Yield the lines of the table."""
     kinds = [kind for kind, _ in _RULES if kind != WAITING] + [SERVER, OTHER]
-    yield f"| seconds of all processes | {' | '.join(f'{each.title}, {told_size(each.size)}' for each in profiles)} |"
+    yield f"| seconds of all processes | {' | '.join(each.title for each in profiles)} |"
     yield f"|---|{'--:|' * len(profiles)}"
     for kind in dict.fromkeys(kinds):
         cells = [_cell(each.seconds.get(kind, 0), sum(each.seconds.values())) for each in profiles]
         yield f"| {kind} | {' | '.join(cells)} |"
     totals = [f"**{sum(each.seconds.values()):.1f}** in {each.wall:.1f} s" for each in profiles]
     yield f"| all | {' | '.join(totals)} |"
+
+
+def told_lines(profiles: Sequence[Profile]) -> Iterator[str]:
+    """Yield the lines of code that took the most, for who wants to know more."""
+    for each in profiles:
+        yield f"\n{each.title}:"
+        yield from (f"{seconds:8.2f} s  {line}" for line, seconds in each.lines)
 
 
 def _cell(seconds: float, total: float) -> str:

@@ -67,12 +67,17 @@ class Ratio:
     options: tuple[str, ...] = ()
     is_ordered: bool = False  # whether the part files, one after the other, are what the pool writes
 
+    def files(self, bench: Bench) -> tuple[list[Path], str]:
+        """Return what is read, and what is to be told of it."""
+        if self.corpus != "records":
+            return bench.files(self.corpus), f"{self.title}, {told_size(bench.size)}"
+        size = records_size(bench)
+        return bench.files(self.corpus, size), f"{self.title}, {size // RECORD_BYTES:,} records"
+
     def measure(self, bench: Bench) -> list[Result]:
         """Run both, in turn."""
-        # 1,000,000 records of 100 bytes, for 256 MiB of the others.
-        size = bench.size * 10**8 // (256 * MIB) if self.corpus == "records" else bench.size
-        files = bench.files(self.corpus, size)
-        result = Result(self.name, self.title, "×", at_most=True, limit=self.limit, size=size)
+        files, title = self.files(bench)
+        result = Result(self.name, title, "×", at_most=True, limit=self.limit)
         for number in range(bench.rounds):
             ours, parts = bench.rqmr(self.job, files, *self.options)
             theirs, output = bench.pool(self.program, files)
@@ -85,12 +90,12 @@ class Ratio:
                 f"{self.name} {number + 1}: rqmr {ours.seconds:.2f} s (CPU {ours.cpu:.2f}), "
                 f"pool {theirs.seconds:.2f} s (CPU {theirs.cpu:.2f}): {ours.seconds / theirs.seconds:.2f} ×"
             )
-        result.title = f"{self.title}, {_told(size, self.corpus)}"
         return [result]
 
 
-def _told(size: int, corpus: str) -> str:
-    return f"{size // RECORD_BYTES:,} records" if corpus == "records" else told_size(size)
+def records_size(bench: Bench) -> int:
+    """Bytes of records to sort: a million records where 256 MiB of text are read."""
+    return bench.size * 10**8 // (256 * MIB)
 
 
 def check_equal(name: str, parts: Sequence[Path], output: Sequence[Path], *, is_ordered: bool = False) -> None:
