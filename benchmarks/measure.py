@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,15 +103,34 @@ def _zombies() -> list[int]:
 # --- the memory of what runs --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a process."""
+
+    parent: int
+    command: str
+    peak: int  # bytes of memory at most
+    cpu: float  # seconds
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is Redis."""
+        return "valkey-server" in self.command or "redis-server" in self.command
+
+    @property
+    def is_command(self) -> bool:
+        """Whether this process has started it itself; all others that it started are the command's."""
+        return self.parent == os.getpid()
+
+
 class Watch:
-    """Looks, while its block runs, how much memory each descendant of this process has had at most."""
+    """Looks, while its block runs, what each descendant of this process takes."""
 
     def __init__(self, every: float = 0.05) -> None:
         self._every = every
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        #: pid -> (what it runs, bytes at most, CPU seconds)
-        self.seen: dict[int, tuple[str, int, float]] = {}
+        self._seen: dict[int, Seen] = {}
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -121,13 +140,10 @@ class Watch:
         self._over.set()
         self._thread.join()
 
-    def peak(self, wanted: Callable[[str], bool]) -> int:
-        """The bytes of the largest process whose command line is wanted."""
-        return max((size for command, size, _ in self.seen.values() if wanted(command)), default=0)
-
-    def cpu(self, wanted: Callable[[str], bool]) -> float:
-        """The CPU seconds of the processes whose command line is wanted, when they were last seen."""
-        return sum(seconds for command, _, seconds in self.seen.values() if wanted(command))
+    @property
+    def seen(self) -> list[Seen]:
+        """All that were there, as they were when last seen."""
+        return list(self._seen.values())
 
     def _look(self) -> None:
         while not self._over.wait(self._every):
@@ -135,15 +151,18 @@ class Watch:
             for pid in parents:
                 if _descends(pid, os.getpid(), parents):
                     with contextlib.suppress(OSError, ValueError):
-                        self._note(pid)
+                        self._note(pid, parents[pid])
 
-    def _note(self, pid: int) -> None:
+    def _note(self, pid: int, parent: int) -> None:
         place = Path("/proc") / str(pid)
         peak = re.search(r"VmHWM:\s*(\d+) kB", (place / "status").read_text())
         command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         if peak and command:
             ticks = (place / "stat").read_text(errors="replace").rpartition(")")[2].split()[11:13]
-            self.seen[pid] = command, int(peak[1]) * 1024, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+            cpu = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+            first = self._seen.get(pid)
+            # One whose parent ends first becomes this process's.
+            self._seen[pid] = Seen(first.parent if first else parent, command, int(peak[1]) * 1024, cpu)
 
 
 def _descends(pid: int, ancestor: int, parents: Mapping[int, int]) -> bool:
@@ -156,8 +175,15 @@ def _descends(pid: int, ancestor: int, parents: Mapping[int, int]) -> bool:
 # --- what was written ---------------------------------------------------------------------------------------------
 
 
-def digest(paths: Iterable[Path], *, is_ordered: bool) -> str:
-    """Return what two outputs of the same lines have in common, in any order of lines unless `is_ordered`."""
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_PLAIN = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+
+
+def digest(paths: Iterable[Path], *, is_ordered: bool = False, is_escaped: bool = False) -> str:
+    """Return what two outputs of the same lines have in common, in any order of lines unless `is_ordered`.
+
+    `is_escaped`: tabs and the like in a field are spelled as rqmr's part files spell them.
+    """
     if is_ordered:
         whole = hashlib.blake2b(digest_size=16)
         for path in paths:
@@ -169,9 +195,14 @@ def digest(paths: Iterable[Path], *, is_ordered: bool) -> str:
     for path in paths:
         with path.open("rb") as file:
             for line in file:
-                total += hash(line)
+                plain = _unescaped(line) if is_escaped and b"\\" in line else line
+                total += hash(plain)
                 lines += 1
     return f"{lines} lines, {total % 2**64:016x}"
+
+
+def _unescaped(line: bytes) -> bytes:
+    return _ESCAPED.sub(lambda match: _PLAIN.get(match[1], match[1]), line)
 
 
 def warm(paths: Iterable[Path]) -> None:

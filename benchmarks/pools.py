@@ -24,9 +24,6 @@ from functions import PATTERN, added, index, parted, words
 PROCESSES = 2
 PIECE_BYTES, BLOCK_BYTES = 16 << 20, 256 << 10
 
-#: How part files spell what would end a field.
-ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\r": "\\r"})
-
 #: Of one file: its path, and the bytes at which the lines begin that are the piece's.
 Range = tuple[str, int, int]
 Piece = list[Range]
@@ -189,8 +186,8 @@ def merge_index(parts: Iterable[dict[str, set[str]]]) -> Iterator[str]:
 
 
 def merge_found(parts: Iterable[list[tuple[str, str]]]) -> Iterator[str]:
-    """Write what was found as it comes, tabs as part files spell them."""
-    return (f"{path}\t{line.translate(ESCAPES)}\n" for part in parts for path, line in part)
+    """Write what was found as it comes."""
+    return (f"{path}\t{line}\n" for part in parts for path, line in part)
 
 
 def merge_sorted(parts: Iterable[list[tuple[str, str]]]) -> Iterator[str]:

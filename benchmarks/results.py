@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 from measure import spread
@@ -15,6 +16,7 @@ from msgspec import Struct
 from rqmr.local import default_workers
 
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 class Result(Struct):
@@ -26,6 +28,7 @@ class Result(Struct):
     at_most: bool  # whether the limit is the most, or the least
     limit: float
     values: list[float] = []  # one for each round
+    cpu: list[float] = []  # as the values, but of the CPU seconds of all processes
     seconds: dict[str, list[float]] = {}  # by who took them, one for each round
     size: int = 0  # bytes of input
     notes: list[str] = []
@@ -39,34 +42,43 @@ class Result(Struct):
     @property
     def row(self) -> str:
         """As a row of the table."""
-        form = {"×": "{:.2f} ×", "s": "{:.2f} s", "MiB": "{:.0f} MiB"}.get(self.unit, "{:.0f} " + self.unit)
-        sides = "; ".join(f"{who} {spread(seconds)} s" for who, seconds in self.seconds.items())
-        limit = f"{'≤' if self.at_most else '≥'} {form.format(self.limit)}"
-        told = [
-            f"`{self.name}`",
-            self.title,
-            sides,
-            spread(self.values, form),
-            limit,
-            "yes" if self.is_met else "**no**",
-        ]
-        return f"| {' | '.join(told)} |"
+        form = "{:.2f}" if self.unit in ("×", "s") else "{:,.0f}"
+        sides = "; ".join(f"{who} {spread(seconds)}" for who, seconds in self.seconds.items())
+        cpu = spread(self.cpu, form) if self.cpu else ""
+        limit = f"{'≤' if self.at_most else '≥'} {form.format(self.limit)} {self.unit}"
+        met = "yes" if self.is_met else "**no**"
+        cells = [f"`{self.name}`", self.title, sides, f"{spread(self.values, form)} {self.unit}", cpu, limit, met]
+        return f"| {' | '.join(cells)} |"
 
 
-HEAD = "| `scripts/bench` | what | seconds | measured | target | met |\n|---|---|---|--:|--:|---|"
+HEAD = "| `scripts/bench` | what | seconds | measured | by CPU | target | met |\n|---|---|---|--:|--:|--:|---|"
 
 
-def save(found: object, path: Path) -> None:
-    """Keep what was found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+class Kept(Struct, Generic[T]):
+    """What was found at one time, and of what it depends on what was so."""
+
+    about: str
+    found: list[T]
 
 
-def load(names: Iterable[str], directory: Path) -> list[Result]:
-    """Return the results that are kept, in the order of the names."""
-    paths = [directory / f"{name}.json" for name in names]
-    kept = [msgspec.json.decode(path.read_bytes(), type=list[Result]) for path in paths if path.exists()]
-    return [result for results in kept for result in results]
+def keep(directory: Path, name: str, about: str, found: Sequence[object]) -> None:
+    """Keep what was found under a name, in place of what was found before."""
+    directory.mkdir(parents=True, exist_ok=True)
+    data = msgspec.json.format(msgspec.json.encode({"about": about, "found": found}), indent=1)
+    (directory / f"{name}.json").write_bytes(data + b"\n")
+
+
+def kept(directory: Path, names: Iterable[str], kind: type[T]) -> tuple[list[str], list[T]]:
+    """Return what is kept under those of the names that there are, and what it depends on, each once."""
+    about: dict[str, None] = {}
+    found: list[T] = []
+    for name in names:
+        path = directory / f"{name}.json"
+        if path.exists():
+            one = msgspec.json.decode(path.read_bytes(), type=Kept[kind])  # type: ignore[valid-type]
+            about[one.about] = None
+            found += one.found
+    return list(about), found
 
 
 def table(results: Sequence[Result]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corpora import MAKERS, corpus, real_corpus
+from corpora import MAKERS, RECORD_BYTES, corpus, real_corpus
 from measure import Usage, digest, run, warm
 from results import MIB, Result, told_size
 
@@ -67,13 +67,17 @@ class Ratio:
     options: tuple[str, ...] = ()
     is_ordered: bool = False  # whether the part files, one after the other, are what the pool writes
 
+    def files(self, bench: Bench) -> tuple[list[Path], str]:
+        """Return what is read, and what is to be told of it."""
+        if self.corpus != "records":
+            return bench.files(self.corpus), f"{self.title}, {told_size(bench.size)}"
+        size = records_size(bench)
+        return bench.files(self.corpus, size), f"{self.title}, {size // RECORD_BYTES:,} records"
+
     def measure(self, bench: Bench) -> list[Result]:
         """Run both, in turn."""
-        # 1,000,000 records of 100 bytes, for 256 MiB of the others.
-        size = bench.size * 10**8 // (256 * MIB) if self.corpus == "records" else bench.size
-        files = bench.files(self.corpus, size)
-        result = Result(self.name, self.title, "×", at_most=True, limit=self.limit, size=size)
-        cpu: list[float] = []
+        files, title = self.files(bench)
+        result = Result(self.name, title, "×", at_most=True, limit=self.limit)
         for number in range(bench.rounds):
             ours, parts = bench.rqmr(self.job, files, *self.options)
             theirs, output = bench.pool(self.program, files)
@@ -81,20 +85,24 @@ class Ratio:
             result.seconds.setdefault("rqmr", []).append(ours.seconds)
             result.seconds.setdefault("pool", []).append(theirs.seconds)
             result.values.append(ours.seconds / theirs.seconds)
-            cpu.append(ours.cpu / theirs.cpu)
+            result.cpu.append(ours.cpu / theirs.cpu)
             bench.say(
                 f"{self.name} {number + 1}: rqmr {ours.seconds:.2f} s (CPU {ours.cpu:.2f}), "
                 f"pool {theirs.seconds:.2f} s (CPU {theirs.cpu:.2f}): {ours.seconds / theirs.seconds:.2f} ×"
             )
-        result.notes.append(f"{told_size(size)}; by CPU seconds of all processes {sorted(cpu)[len(cpu) // 2]:.2f} ×.")
         return [result]
 
 
-def check_equal(name: str, one: Sequence[Path], other: Sequence[Path], *, is_ordered: bool) -> None:
-    """SystemExit if two outputs differ."""
-    ours, theirs = digest(one, is_ordered=is_ordered), digest(other, is_ordered=is_ordered)
+def records_size(bench: Bench) -> int:
+    """Bytes of records to sort: a million records where 256 MiB of text are read."""
+    return bench.size * 10**8 // (256 * MIB)
+
+
+def check_equal(name: str, parts: Sequence[Path], output: Sequence[Path], *, is_ordered: bool = False) -> None:
+    """SystemExit if what rqmr has written isn't what another has."""
+    ours, theirs = digest(parts, is_ordered=is_ordered, is_escaped=True), digest(output, is_ordered=is_ordered)
     if ours != theirs:
-        raise SystemExit(f"{name}: the outputs differ: {ours} in {one[0].parent}, {theirs} in {other[0]}")
+        raise SystemExit(f"{name}: the outputs differ: {ours} by rqmr, {theirs} in {output[0].name}")
 
 
 RATIOS = (

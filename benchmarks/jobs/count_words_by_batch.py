@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from functions import words, words_of_lines
+from functions import words, words_of_text
 
 from rqmr import Job, Sum
 
@@ -11,5 +11,5 @@ class CountWordsByBatch(Job):
     mapper = staticmethod(words)
     reducer = Sum()
 
-    def map_batch(self, source: str, lines: list[str]) -> Counter[str]:
-        return words_of_lines(lines)
+    def map_batch(self, source: str, text: str) -> Counter[str]:
+        return words_of_text(text)

@@ -18,9 +18,9 @@ def words(source: str, line: str) -> Iterator[tuple[str, int]]:
         yield word, 1
 
 
-def words_of_lines(lines: list[str]) -> Counter[str]:
-    """Count the words of some lines."""
-    return Counter(" ".join(lines).lower().split())
+def words_of_text(text: str) -> Counter[str]:
+    """Count the words of many lines."""
+    return Counter(text.lower().split())
 
 
 def added(word: str, counts: Iterable[int]) -> Iterator[tuple[str, int]]:

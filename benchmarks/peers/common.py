@@ -23,7 +23,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (BENCHMARKS, BENCHMARKS / "j
 import pools  # noqa: E402
 
 spell = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-escapes = pools.ESCAPES
 
 
 def pieces(paths: Sequence[str]) -> list[pools.Piece]:
@@ -43,13 +42,8 @@ def index_lines(found: Iterable[tuple[str, Iterable[str]]]) -> Iterator[str]:
 
 
 def pair_lines(pairs: Iterable[tuple[Any, Any]]) -> Iterator[str]:
-    """Spell pairs that need no escape."""
+    """Spell pairs."""
     return (f"{key}\t{value}\n" for key, value in pairs)
-
-
-def found_lines(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Spell lines that were found, and where."""
-    return (f"{path}\t{line.translate(escapes)}\n" for path, line in pairs)
 
 
 def main(works: Mapping[str, Callable[[list[str]], Iterable[str]]]) -> None:

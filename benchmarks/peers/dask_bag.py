@@ -63,7 +63,7 @@ def do_index(paths: list[str]) -> Iterator[str]:
 
 def do_grep(paths: list[str]) -> Iterator[str]:
     """Find lines."""
-    return common.found_lines(bag(found, paths).compute())
+    return common.pair_lines(bag(found, paths).compute())
 
 
 def do_sort(paths: list[str]) -> Iterator[str]:

@@ -24,7 +24,7 @@ WORKS = {
         r"(SELECT unnest(regexp_extract_all(lower(line), '\w+')) AS word, filename FROM ({lines})) "
         "GROUP BY word ORDER BY word"
     ),
-    "grep": (r"SELECT filename, replace(line, '\x09', '\t') FROM ({lines}) WHERE regexp_matches(line, '{pattern}')"),
+    "grep": "SELECT filename, line FROM ({lines}) WHERE regexp_matches(line, '{pattern}')",
     "sort": "SELECT line[:{bytes}] AS key, line[{bytes} + 1:] AS rest FROM ({lines}) ORDER BY key",
 }
 
@@ -34,7 +34,7 @@ def main(name: str, output: str, *paths: str) -> None:
     connection = duckdb.connect(config={"threads": 2, "preserve_insertion_order": False})
     lines = LINES.format(paths=list(paths))
     query = WORKS[name].replace("{lines}", lines).replace("{pattern}", PATTERN).replace("{bytes}", str(SORT_KEY_BYTES))
-    connection.execute(COPY.format(query=query.replace(r"\x09", "\t"), output=output))
+    connection.execute(COPY.format(query=query, output=output))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def main(name: str, output: str, *paths: str) -> None:
     job = JOBS[name](args=[*options, *paths])
     with job.make_runner() as runner:
         runner.run()
-        spelled = {"index": common.index_lines, "grep": common.found_lines}.get(name, common.pair_lines)
+        spelled = common.index_lines if name == "index" else common.pair_lines
         common.write(spelled(job.parse_output(runner.cat_output())), output)
 
 

@@ -38,7 +38,7 @@ def index(paths: list[str]) -> pl.LazyFrame:
 def grep(paths: list[str]) -> pl.LazyFrame:
     """Find lines."""
     matching = lines(paths).filter(pl.col("line").str.contains(PATTERN))
-    return matching.select("file", pl.col("line").str.replace_all("\t", "\\t", literal=True))
+    return matching.select("file", "line")
 
 
 def sort(paths: list[str]) -> pl.LazyFrame:

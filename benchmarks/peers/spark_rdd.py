@@ -52,7 +52,7 @@ def main() -> None:
         "index": lambda paths: common.index_lines(
             mapped(context, index, paths).aggregateByKey(set(), with_name, set.union, 2).sortByKey().toLocalIterator()
         ),
-        "grep": lambda paths: common.found_lines(mapped(context, found, paths).toLocalIterator()),
+        "grep": lambda paths: common.pair_lines(mapped(context, found, paths).toLocalIterator()),
         "sort": lambda paths: common.pair_lines(
             mapped(context, parted, paths).sortByKey(numPartitions=2).toLocalIterator()
         ),
