@@ -25,6 +25,7 @@ from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunL
 if TYPE_CHECKING:
     from rqmr.facts import Summary
     from rqmr.model import Failure
+    from rqmr.request import Request
 
 _FIRST_ROWS = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -179,6 +180,7 @@ def run(
     priority: Annotated[
         str, typer.Option("--priority", help="high, normal or low: its share of workers that other runs want, too.")
     ] = "normal",
+    explain: Annotated[bool, typer.Option("--explain", help="Print the plan, and why it is so; run nothing.")] = False,
     inline: Annotated[bool, typer.Option("--inline", help="Run in this process: no Redis, no workers.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output in DIR.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
@@ -229,6 +231,9 @@ def run(
             inline=inline,
             overwrite=overwrite,
         )
+        if explain:
+            _explain(request)
+            return
         try:
             with contextlib.nullcontext() if detach else starting(request) as local:
                 with _importing():  # while the server and the workers start
@@ -251,6 +256,13 @@ def run(
             raise
         view.end()
         _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
+
+
+def _explain(request: Request) -> None:
+    from rqmr.explain import explain
+
+    for topic, told in explain(request):
+        typer.echo(f"{topic:8} {told}")
 
 
 commands.register(app)

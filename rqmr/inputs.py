@@ -24,6 +24,14 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mi
 _PIECE_COST = 4 * _KIB  # what a small piece counts for when files are packed: opening one isn't free
 
 
+#: Of splits that are cut, if nothing else is asked for. 16 MiB is the low end of the MapReduce paper's §3.5: little is
+#: lost with a task. Below 1 MiB a task isn't worth its costs.
+LARGEST_SPLIT, LEAST_SPLIT = 16 * _MIB, _MIB
+#: A smaller input makes one part file: nobody likes to look into eight. A larger one makes so many that about this much
+#: of it goes into each.
+LEAST_TO_PART, MOST_OF_A_PART = _MIB, 64 * _MIB
+
+
 class Source(Struct, frozen=True):
     """One input file, or what is at one URL."""
 
@@ -147,16 +155,15 @@ def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
 
 def choose_split_bytes(total: int, workers: int) -> int:
     """Return the size of splits for `total` bytes of input."""
-    # 16 MiB is the low end of the MapReduce paper's §3.5: little is lost with a task. Smaller inputs give each worker
-    # three tasks, so that none waits long for the slowest; but below 1 MiB a task isn't worth its costs.
-    return min(16 * _MIB, max(_MIB, -(-total // (3 * max(1, workers)))))
+    # Smaller inputs give each worker three tasks, so that none waits long for the slowest.
+    return min(LARGEST_SPLIT, max(LEAST_SPLIT, -(-total // (3 * max(1, workers)))))
 
 
 def choose_reducers(total: int, workers: int) -> int:
     """Return the number of reduce tasks for `total` bytes of input."""
-    # A small multiple of the workers (the paper, §3.5), as each makes a part file: one for each, and more if partitions
-    # were above 64 MiB. A small input makes one file: nobody likes to look into eight.
-    return 1 if total < _MIB else max(1, min(max(workers, -(-total // (64 * _MIB))), 4 * workers))
+    # A small multiple of the workers (the MapReduce paper, §3.5), as each makes a part file: one for each, and more if
+    # partitions were large.
+    return 1 if total < LEAST_TO_PART else max(1, min(max(workers, -(-total // MOST_OF_A_PART)), 4 * workers))
 
 
 def parse_size(text: str) -> int:

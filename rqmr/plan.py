@@ -202,9 +202,9 @@ def plan(
 
 def _described(phases: tuple[Phase, ...], total: int, files: int, workers: int) -> str:
     maps = phases[0].tasks
-    reduces = " + ".join(_count(phase.tasks, "reduce task") for phase in phases[1:]) or "no reduce task"
-    told = f"{_count(maps, 'map task')} of {_size(total / maps)}, {reduces}"
-    return f"{told} ({_size(total)} in {_count(files, 'file')}, for {_count(workers, 'worker')})"
+    reduces = " + ".join(counted(phase.tasks, "reduce task") for phase in phases[1:]) or "no reduce task"
+    told = f"{counted(maps, 'map task')} of {sized(total / maps)}, {reduces}"
+    return f"{told} ({sized(total)} in {counted(files, 'file')}, for {counted(workers, 'worker')})"
 
 
 def _phases(steps: Sequence[Step], maps: int, reducers: int) -> tuple[Phase, ...]:
@@ -220,7 +220,8 @@ def _package_of(job: type[Job]) -> Package:
     return pack_file(path)
 
 
-def _size(count: float) -> str:
+def sized(count: float) -> str:
+    """Return bytes in words: ``12.5 MiB``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
@@ -228,7 +229,8 @@ def _size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: ``1,250 files``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -167,6 +167,21 @@ def test_a_closed_pipe_ends_the_command_quietly(here: Path, rqmr: Rqmr) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("options", [[], ["-r", "3", "--split-size", "10"], ["--inline"]])
+def test_a_plan_is_explained_and_is_that_of_the_run(tidy: Rqmr, here: Path, options: list[str]) -> None:
+    explained = tidy("run", "wordcount", "in.txt", "--explain", *options)
+
+    told = dict(line.split(maxsplit=1) for line in explained.stdout.splitlines())
+    assert (explained.returncode, explained.stderr) == (0, "")
+    assert list(here.iterdir()) == [here / "in.txt"], "nothing was run"
+    result = json.loads(tidy("run", "wordcount", "in.txt", "--json", "-o", "out", *options).stdout)
+    for topic, tasks in ("map", result["map_tasks"]), ("reduce", result["reducers"]):
+        assert told[topic].startswith(f"{tasks} task"), topic
+    assert told["workers"].startswith("none" if "--inline" in options else f"{package.local.default_workers()} local")
+    assert "folded by Count" in told["shuffle"]
+    assert "as asked for" in told["reduce"] or "-r" not in options
+
+
 def test_json_is_one_object_on_stdout(tidy: Rqmr, here: Path) -> None:
     """Complete, parseable, with the counters; the same with and without Redis."""
     name = job(here, MAPPER.format("line, print('noise') or self.count('lines', 'read') or 1") + SUM)
