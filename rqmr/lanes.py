@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
-from rqmr.errors import AttemptEnded
+from rqmr.errors import AttemptEnded, WorkerUnfit
 from rqmr.keys import WRITER
 from rqmr.memory import room_for_segments
 from rqmr.model import AttemptId
@@ -72,9 +73,9 @@ class Lane:
                 self._rest(_POLL_SECONDS)
 
     def discard(self) -> None:
-        """Remove all that was sent and spilled; of a server that doesn't answer, nobody will read it."""
+        """Remove all that was sent and spilled; on a server that doesn't answer nobody will read it."""
         if not self._store.is_away:
-            with self._store.serving():
+            with suppress(WorkerUnfit), self._store.serving():
                 pipe = self._store.client.pipeline(transaction=False)
                 for shuffle, fields in self._fields.items():
                     pipe.hdel(shuffle, *fields)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,15 @@ class Spill:
 
     def clear(self) -> None:
         """Remove the directory, as far as that can be done: nothing is spilled any more."""
-        try:
-            remove_tree(self._directory)
-        except WorkerUnfit:
+        if is_url(self._place):
+            with suppress(WorkerUnfit):
+                remove_tree(self._directory)
             return
+        old = self._directory.with_name(f"{self._directory.name}.old")
+        remove_tree(old)  # of one who was killed at it
+        with suppress(OSError):
+            self._directory.replace(old)  # a file that is written meanwhile would else keep it
+        remove_tree(old)
 
     def _part(self, stub: Stub) -> bytes | None:
         try:

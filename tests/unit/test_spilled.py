@@ -8,6 +8,7 @@ import pytest
 
 from rqmr.codec import seal
 from rqmr.errors import OutputError, WorkerUnfit
+from rqmr.remote import remove_tree
 from rqmr.spilled import Spill, Stub, stub_in
 
 
@@ -83,3 +84,23 @@ def test_a_place_with_credentials_or_of_a_web_server_is_refused() -> None:
         with pytest.raises(OutputError) as refused:
             Spill(place, "wordcount-7k2p9x")
         assert "hunter2" not in str(refused.value)
+
+
+def test_what_is_written_while_the_directory_goes_does_not_keep_it(
+    spill: Spill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that is late finds no directory, at whatever moment it comes."""
+    spill.write("s0-m0000-a1-x", b"chunk")
+    removed: list[Path] = []
+
+    def remove(path: Path) -> None:
+        if path.exists():
+            with pytest.raises(FileNotFoundError):
+                spill.write("s0-m0001-a1-x", b"late")
+            removed.append(path)
+        remove_tree(path)
+
+    monkeypatch.setattr("rqmr.spilled.remove_tree", remove)
+    spill.clear()
+    assert removed
+    assert not list((tmp_path / "spill").iterdir())
