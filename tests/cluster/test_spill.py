@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +237,21 @@ def test_segments_are_spilled_to_a_store(
         assert_right(bench, run)
         assert run.events("reopened")
         assert not store.find(s3.bucket)
+
+
+def test_a_private_run_whose_command_is_killed_leaves_no_directory(tmp_path: Path, spill: Path) -> None:
+    """Nor does one that is ended by a signal."""
+    (tmp_path / "in.txt").write_text("a b\n" * 100)
+    command = [sys.executable, "-m", "rqmr", "run", JOBS / "slow.py", tmp_path / "in.txt", "-p", "seconds=0.2"]
+    for number, end in enumerate((signal.SIGKILL, signal.SIGTERM)):
+        process = subprocess.Popen(
+            [*map(str, command), "-w", "1", "--spill", str(spill), "-o", str(tmp_path / f"out{number}")],
+            stderr=subprocess.DEVNULL, env={name: value for name, value in os.environ.items() if "REDIS" not in name},
+        )  # fmt: skip
+        wait_until(lambda: list(spill.glob(".rqmr-spill-*")), timeout=20, what="there is a directory")
+        process.send_signal(end)
+        process.wait(20)
+        wait_until(lambda: not list(spill.glob(".rqmr-spill-*")), timeout=20, what="it is gone")
 
 
 def test_a_directory_that_can_not_be_made_is_told_at_once(bench: Bench, tmp_path: Path) -> None:
