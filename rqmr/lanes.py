@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from rqmr.errors import AttemptEnded, WorkerUnfit
-from rqmr.keys import WRITER
+from rqmr.errors import AttemptEnded, StoreError, WorkerUnfit
+from rqmr.keys import WRITER, segment_field
 from rqmr.memory import room_for_segments
 from rqmr.model import AttemptId
 from rqmr.records import Place
@@ -83,6 +83,22 @@ class Lane:
         if self._spill:
             self._spill.remove(self._spilled)
         self._held, self._size, self._fields, self._spilled = [], 0, {}, []
+
+    def sweep(self) -> None:
+        """Remove what earlier attempts of the task have left, as this one has won; what can't be goes with the run.
+
+        They cut their output alike, so their fields differ from this one's by the attempt's number alone.
+        """
+        task, earlier = self._attempt.task, range(1, self._attempt.number)
+        with suppress(StoreError, WorkerUnfit), self._store.serving():
+            pipe = self._store.client.pipeline(transaction=False)
+            for shuffle, fields in self._fields.items():
+                chunks = [int(field.rpartition(".")[2]) for field in fields]
+                for number in earlier:
+                    pipe.hdel(shuffle, *(segment_field(task.index, number, chunk) for chunk in chunks))
+            pipe.execute()
+        if self._spill:
+            self._spill.remove_all_of([f"{AttemptId(task, number)}-" for number in earlier])
 
     def _send_some(self) -> bool:
         """Send as much as there is memory for, or spill; whether either was done. Raises Full if it is refused."""

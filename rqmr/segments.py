@@ -53,6 +53,15 @@ class RedisSink:
             lane.discard()
         self._size = 0
 
+    def sweep(self) -> None:
+        """Remove what earlier attempts of the task have left, as this one has won.
+
+        Else a task that runs again, since a server lost its segments, would have them twice on the others.
+        """
+        if self._attempt.number > 1:
+            for lane in self._lanes.values():
+                lane.sweep()
+
     def _lane(self, partition: int) -> Lane:
         stores = self._state.stores
         partition = 0 if self._step is None else partition  # parts are on the run's own Redis

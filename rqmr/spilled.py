@@ -134,6 +134,11 @@ class Spill:
             except (OSError, WorkerUnfit):
                 return  # they go with the run
 
+    def remove_all_of(self, beginnings: Sequence[str]) -> None:
+        """Remove the files whose names begin so, as far as that can be done."""
+        with suppress(OSError, WorkerUnfit):
+            self.remove([path.name for path in self._directory.iterdir() if path.name.startswith(tuple(beginnings))])
+
     def clear(self) -> None:
         """Remove the directory, as far as that can be done: nothing is spilled any more."""
         if is_url(self._place):

@@ -226,6 +226,7 @@ class _Horse:
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))
+                sink.sweep()
         except (AttemptEnded, PhaseReopened):
             sink.discard()
             if self._heartbeat.leaves:

@@ -192,3 +192,44 @@ def test_what_a_write_is_refused_for_is_spilled(make_run: Callable[..., Any], tm
     sink.flush()
     assert len(list(tmp_path.glob(".rqmr-spill-*/s0-m0000-a1-*"))) == 1
     assert run.state.commit(claim, Outcome(1, 1, 0, {}, bitmap({0}))) is False
+
+
+@pytest.mark.parametrize("spills", [False, True])
+def test_a_task_that_ran_again_has_its_segments_once(
+    make_run: Callable[..., Any], redis: Any, other: Any, other_url: str, tmp_path: Any, maxmemory: Any, spills: bool
+) -> None:
+    """On all servers, whichever of its attempts had died, or had won before; and those of other tasks stay."""
+    run = make_run(shuffle=(other_url,), spill=str(tmp_path) if spills else "")
+    if spills:
+        maxmemory(redis.info("memory")["used_memory"] + 100_000)
+    died, neighbour = run.claim(named="s0-m0000"), run.claim(named="s0-m0001")
+    write(run, died)
+    write(run, neighbour)
+    assert run.die(died) == "LOST"
+    before = fields(run, redis, other)
+    winner = run.claim(named="s0-m0000")
+    sink, outcome = write(run, winner)
+    run.state.commit(winner, outcome)
+    sink.sweep()
+    after = fields(run, redis, other)
+    assert {each.replace(b"0.1.", b"0.2.", 1) if each.startswith(b"0.1.") else each for each in before} == after
+    assert len(after) == 8
+    owners = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob(".rqmr-spill-*/*"))
+    assert owners == (["s0-m0000-a2"] * 2 + ["s0-m0001-a1"] * 2 if spills else [])
+
+
+def write(run: Any, claim: Any) -> tuple[RedisSink, Outcome]:
+    sink = RedisSink(run.state, claim.attempt)
+    for partition in (0, 1):
+        for chunk in (1, 0):
+            sink.write(partition, chunk, bytes(2000))
+    sink.flush()
+    return sink, Outcome(1, 1, 0, {}, bitmap({0, 1}))
+
+
+def fields(run: Any, redis: Any, other: Any) -> set[bytes]:
+    """Those of both reducers, each marked with its reducer."""
+    found = [(redis, 0), (other, 1)]
+    return {
+        name + b" for %d" % number for client, number in found for name in client.hkeys(run.keys.shuffle(0, number))
+    }
