@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import redis
 
-from rqmr.connection import Client, check_server, clone, connect
+from rqmr.connection import IN_ENVIRONMENT, Client, check_server, clone, connect, join
 from rqmr.dispatch import Dispatch
 from rqmr.local import Local
 from rqmr.where import Where, hide_password
@@ -65,3 +66,27 @@ def reach(where: Where, local: Local | None, stack: ExitStack) -> Server:
         return Server(client, url, told, warnings, is_own=True)
     told = f"{name} at {hide_password(url)}"
     return Server(client, url, told if where.redis_url is not None else f"{told} (from the environment)", warnings)
+
+
+def join_shuffle(server: Server, urls: Sequence[str]) -> tuple[str, ...]:
+    """Check the servers that a shuffle is to be spread over besides the run's own, and add warnings to that one's.
+
+    Returns:
+        Their URLs, without those that name the run's own server, or one that another names.
+
+    Raises:
+        RedisError: one of them can't be reached, refuses, or is too old.
+    """
+    known, kept = {_id_of(server.client)} if urls else set(), []
+    for url in urls:
+        with closing(join(url, server.client, patient=False)) as client:
+            _, warnings = check_server(client, url, login=IN_ENVIRONMENT)
+            server.warnings += [f"{hide_password(url)}: {warning}" for warning in warnings]
+            if (own := _id_of(client)) not in known:
+                known.add(own)
+                kept.append(url)
+    return tuple(kept)
+
+
+def _id_of(client: Client) -> str:
+    return str(client.info("server").get("run_id"))

@@ -15,7 +15,7 @@ import redis
 from msgspec import structs
 
 from rqmr import registry
-from rqmr.access import Server, reach
+from rqmr.access import Server, join_shuffle, reach
 from rqmr.config import Config
 from rqmr.connection import clone
 from rqmr.driver import Driver
@@ -33,6 +33,7 @@ from rqmr.parts import read_records
 from rqmr.plan import Plan, new_run_id, plan, program
 from rqmr.remote import path_at
 from rqmr.request import Request, starting
+from rqmr.spilled import Spill
 from rqmr.spool import STDIN, Input, Text, spool
 from rqmr.state import State
 from rqmr.urls import is_url
@@ -258,6 +259,11 @@ def _begin(request: Request, view: View, local: Local | None, stack: ExitStack) 
     if is_url(request.output) and len(named) < len(request.inputs):
         raise OutputError("an input that can be read only once is kept beside the output: name a directory for that")
     server = None if request.inline else reach(request.where, local, stack)
+    config = structs.replace(
+        request.config,
+        shuffle_urls=join_shuffle(server, request.config.shuffle_urls) if server else (),
+        spill=request.config.spill if server else None,
+    )
     _prepare(output, request, local, stack)
     if len(named) < len(request.inputs):
         sources = spool(request.inputs, output.stage)
@@ -265,7 +271,7 @@ def _begin(request: Request, view: View, local: Local | None, stack: ExitStack) 
     made = plan(
         made_program,
         sources,
-        request.config,
+        config,
         workers=request.local_workers or listening or default_workers(),
         stage_in=output.directory,
         run=run,
@@ -273,11 +279,20 @@ def _begin(request: Request, view: View, local: Local | None, stack: ExitStack) 
         is_spread=request.is_spread,
         ends_with_driver=request.ends_with_driver,
     )
+    stack.callback(clear_spilled, made.spec, output)
+    if local is not None and request.ends_with_driver and made.spec.spill and not is_url(made.spec.spill):
+        local.remove_on_death(Spill(made.spec.spill, run).directory)
     description = server.description if server else "this process, inline"
     view.begin(header_of(made.spec, description))
     for warning in server.warnings if server else []:
         view.note(f"warning: {warning}")
     return _Begun(made, output, server, local)
+
+
+def clear_spilled(spec: Spec, output: Output) -> None:
+    """Remove what a run has spilled, unless somebody else goes on with it; what is collected has none any more."""
+    if spec.spill and not output.is_kept:
+        Spill(spec.spill, spec.run).clear()
 
 
 def header_of(spec: Spec, server: str) -> Header:

@@ -26,7 +26,7 @@ from rq.job import Job as RQJob
 from rq.suspension import WORKERS_SUSPENDED
 
 from rqmr import __version__, keys, signing, urls
-from rqmr.connection import Client, clone
+from rqmr.connection import IN_ENVIRONMENT, Client, check_server, clone, join
 from rqmr.damage import as_words, unpacked
 from rqmr.dispatch import Dispatch
 from rqmr.errors import DamagedError, RqmrError, SignatureError
@@ -53,6 +53,7 @@ class Question(Struct, frozen=True):
     modules: tuple[str, ...] = ()  # top-level names: can it import them?
     inputs: tuple[tuple[bytes, InputMark], ...] = ()  # does it see them, as they are here?
     urls: tuple[str, ...] = ()  # of inputs: can it read them?
+    servers: tuple[str, ...] = ()  # URLs of servers for a share of the shuffle: can it use them?
     stage: str = ""  # an empty directory: does it see it, and may it write there? A URL: has it what that takes?
 
 
@@ -72,6 +73,7 @@ class Answer(Struct, frozen=True):
     missing: tuple[str, ...] = ()  # modules that it can't import
     inputs: tuple[str, ...] = ()  # of each: "seen", "absent", "other" (of the same name), or why it can't be read
     urls: tuple[str, ...] = ()  # of each: "" or why it can't be read
+    servers: tuple[str, ...] = ()  # of each: "" or why it can't be used
     stage: str = ""  # "seen", "absent", "reached" (a URL), or why it can't be written to; "" if not asked
     refusal: str = ""  # why it looked at nothing: the question wasn't signed with its secret
 
@@ -135,6 +137,7 @@ def _answer(client: Client, worker: str, checkup: str, question: Question, refus
         missing=tuple(name for name in question.modules if not can_import(name)),
         inputs=tuple(_look_at(path, mark) for path, mark in question.inputs),
         urls=tuple(_trouble_with(url) for url in question.urls),
+        servers=tuple(_trouble_at(url, client) for url in question.servers),
         stage=_try_to_write(question.stage, f"{checkup}-{worker}") if question.stage else "",
         refusal=refusal,
     )
@@ -187,6 +190,15 @@ def _trouble_with(url: str) -> str:
     try:
         urls.find(url)
     except (RqmrError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _trouble_at(url: str, client: Client) -> str:
+    try:
+        with closing(join(url, client, patient=False)) as server:
+            check_server(server, url, login=IN_ENVIRONMENT)
+    except RqmrError as error:
         return str(error)
     return ""
 

@@ -127,6 +127,18 @@ def run(
             "--redis-url", help="Redis to use, else RQMR_REDIS_URL or REDIS_URL.", show_default="a private server"
         ),
     ] = None,
+    shuffle_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shuffle-url", metavar="URL", help="Another Redis that holds a share of the shuffle; or several."
+        ),
+    ] = None,
+    spill: Annotated[
+        str | None,
+        typer.Option(
+            "--spill", metavar="DIR", help="Directory, or URL, that all workers see, for what Redis has no memory for."
+        ),
+    ] = None,
     durable: Annotated[
         str | None,
         typer.Option("--durable", metavar="DIR", help="Keep the private server's data in DIR, to resume runs."),
@@ -207,6 +219,8 @@ def run(
         reducers=reducers,
         split_bytes=_bytes("--split-size", split_size),
         memory=_bytes("--memory", memory) or Config().memory,
+        shuffle_urls=tuple(shuffle_url or ()),
+        spill=spill,
         ship_memory=_bytes("--ship-memory", ship_memory) or Config().ship_memory,
         workers=workers,
         format=form,

@@ -91,6 +91,15 @@ def resume(
         int | None,
         typer.Option("--skip-bad", metavar="N", min=0, help="Leave out up to N bad records.", show_default="as before"),
     ] = None,
+    spill: Annotated[
+        str | None,
+        typer.Option(
+            "--spill",
+            metavar="DIR",
+            help="As for rqmr run: for what Redis has no memory for.",
+            show_default="as before",
+        ),
+    ] = None,
     workers: _Workers = None,
     quiet: _Quiet = False,
 ) -> None:
@@ -98,7 +107,9 @@ def resume(
     from rqmr.runs import resume as go_on
 
     where = _where(redis_url, durable)
-    _show(lambda view: go_on(run, where, view, fresh=fresh, skip_bad=skip_bad, workers=workers), quiet=quiet)
+    _show(
+        lambda view: go_on(run, where, view, fresh=fresh, skip_bad=skip_bad, spill=spill, workers=workers), quiet=quiet
+    )
 
 
 def cancel(run: _Run, redis_url: _Url = None, durable: _Durable = None) -> None:

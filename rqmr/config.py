@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, urlsplit
+
 from msgspec import Struct
 
 from rqmr.errors import RefusedError
@@ -50,6 +52,11 @@ class Config(Struct, frozen=True, kw_only=True):
     decode_errors: str = "replace"
     #: Bytes of keys and values that a task may hold: a map task spills beyond it, and a reduce task merges in passes.
     memory: int = 64 << 20
+    #: URLs, without user and password, of Redis servers that hold segments besides the run's own: reducer r's are on
+    #: server r modulo their number.
+    shuffle_urls: tuple[str, ...] = ()
+    #: A directory that all workers see, or a URL, for the segments that Redis has no memory for.
+    spill: str | None = None
     #: Bytes of input that may wait in Redis at a time, on their way to workers that don't see them.
     ship_memory: int = 256 << 20
 
@@ -72,7 +79,23 @@ class Config(Struct, frozen=True, kw_only=True):
         _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")
         _require(self.memory >= 1, "memory", self.memory, "1 byte or more")
         _require(self.ship_memory >= 4 << 20, "ship memory", self.ship_memory, "4 MiB or more")
+        for url in self.shuffle_urls:
+            _require_server(url)
         _require(self.format in (None, "tsv", "jsonl"), "format", self.format, "tsv or jsonl")
+
+
+def _require_server(url: str) -> None:
+    """Refuse a URL that others may see a password in, without showing it."""
+    parts = urlsplit(url)
+    where = f"{parts.scheme}://{parts.hostname or ''}"
+    if parts.username or parts.password or {"username", "password", "ssl_password"} & parse_qs(parts.query).keys():
+        raise RefusedError(
+            f"shuffle URL {where}…: the run's workers read it from Redis, so leave user and password out; each process "
+            f"logs in as at the run's own Redis or, if its environment has it, with RQMR_SHUFFLE_LOGIN=USER:PASSWORD"
+        )
+    _require(
+        parts.scheme in ("redis", "rediss", "unix"), "shuffle URL", f"{where}…", "redis://host:6379/0 or rediss://…"
+    )
 
 
 def _require(valid: bool, name: str, value: object, allowed: str) -> None:

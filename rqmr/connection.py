@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ _CONNECT_SECONDS = 5
 _RETRIES = 12
 #: How a server says so, of commands and of scripts that reckon with what they have read.
 _OF_ANOTHER_TYPE = re.compile(r"WRONGTYPE|is not an? (valid )?(integer|float)|stream has exhausted|user_script:\d+: ")
+#: With what a process logs in at the servers that a shuffle is spread over, if not as at the run's own.
+LOGIN = "RQMR_SHUFFLE_LOGIN"
+_LOGIN = ("username", "password", "credential_provider")
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 
 
@@ -61,6 +65,39 @@ def clone(connection: Client, *, patient: bool, seconds: float = 2, name: str = 
     return redis.Redis.from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
+def join(url: str, client: Client, *, patient: bool) -> Client:
+    """Return a client of another server, with the login and the certificates of this process's client; as `clone`.
+
+    With `RQMR_SHUFFLE_LOGIN` in the environment its login is that one, or none if it is empty.
+
+    Raises:
+        RedisError: it isn't a Redis URL, or that isn't a login.
+    """
+    known = client.connection_pool.connection_kwargs
+    wanted = [name for name in known if name in _LOGIN or (name.startswith("ssl_") and url.startswith("rediss:"))]
+    options = {name: known[name] for name in wanted} | _options()
+    if (login := os.environ.get(LOGIN)) is not None:
+        options = {name: value for name, value in options.items() if name not in _LOGIN} | _login(login)
+    try:
+        other = redis.Redis.from_url(url, **options)
+    except ValueError:
+        raise RedisError(f"{hide_password(url)} is no Redis URL") from None
+    if patient:
+        return other
+    try:
+        return clone(other, patient=False, seconds=1)
+    finally:
+        other.close()
+
+
+def _login(text: str) -> dict[str, str]:
+    user, colon, password = text.partition(":")
+    if text and not colon:
+        raise RedisError(f"{LOGIN} is no login: write USER:PASSWORD, or :PASSWORD")
+    told = {"username": user, "password": password}
+    return {name: value for name, value in told.items() if value}
+
+
 def one_way(client: Client) -> Client:
     """Return a connection to a client's server that is never answered, so that a command costs no round trip."""
 
@@ -72,8 +109,18 @@ def one_way(client: Client) -> Client:
     return pool.connection_class(**{**pool.connection_kwargs, "redis_connect_func": begin})
 
 
-def check_server(client: Client, url: str) -> tuple[str, list[str]]:
-    """Return what serves, as "Valkey 9.1.2", and warnings about how it is set.
+#: Where the login is to be written.
+_IN_URL = (
+    "write it into the URL, as redis://:PASSWORD@host:6379/0 or redis://USER:PASSWORD@host:6379/0 (best in "
+    "RQMR_REDIS_URL), with %40 and %2F for @ and / in it"
+)
+IN_ENVIRONMENT = (
+    f"put user and password into {LOGIN}=USER:PASSWORD, in the environment of this command and of the workers"
+)
+
+
+def check_server(client: Client, url: str, *, login: str = _IN_URL) -> tuple[str, list[str]]:
+    """Return what serves, as "Valkey 9.1.2", and warnings about how it is set. `login`: where its password belongs.
 
     Raises:
         RedisError: it can't be reached, refuses, or is older than Redis 7.0 / Valkey 7.2.
@@ -85,11 +132,9 @@ def check_server(client: Client, url: str) -> tuple[str, list[str]]:
         policy = asking.info("memory").get("maxmemory_policy", "noeviction")
     except redis.AuthenticationError as error:
         if not asking.connection_pool.connection_kwargs.get("password"):
-            raise RedisError(
-                f"{shown} wants a password: write it into the URL, as redis://:PASSWORD@host:6379/0 or "
-                f"redis://USER:PASSWORD@host:6379/0 (best in RQMR_REDIS_URL), with %40 and %2F for @ and / in it"
-            ) from None
-        raise RedisError(f"{shown} refuses this user or password ({error}); check the URL") from None
+            raise RedisError(f"{shown} wants a password: {login}") from None
+        check = "check the URL" if login is _IN_URL else login
+        raise RedisError(f"{shown} refuses this user or password ({error}); {check}") from None
     except redis.RedisError as error:
         raise RedisError(f"no Redis answers at {shown}: {error}; is it running, and is the URL right?") from None
     finally:
@@ -118,7 +163,9 @@ def memory_of(client: Client) -> Memory:
     # What the server holds against its limit, by its own reckoning.
     used = info.get("used_memory", 0) - info.get("mem_not_counted_for_evict", 0)
     evicts = info.get("maxmemory_policy", "noeviction") != "noeviction"
-    return Memory(used, 0 if evicts else info.get("maxmemory", 0), info.get("connected_clients", 1))
+    limit = info.get("maxmemory", 0)
+    holds = limit or info.get("total_system_memory", 0) // 2
+    return Memory(used, 0 if evicts else limit, info.get("connected_clients", 1), holds)
 
 
 @contextmanager

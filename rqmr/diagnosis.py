@@ -13,6 +13,7 @@ from rqmr.checkup import Answer, Checkup, Listed, Question
 from rqmr.facts import Memory
 from rqmr.meter import short_worker
 from rqmr.urls import is_url, shown
+from rqmr.where import hide_password
 
 #: The share of its memory from which on a server waits for more, as the scheduler's policy has it; and when to say so.
 _FULL_SHARE, _MUCH_SHARE = 0.85, 0.7
@@ -216,6 +217,12 @@ def _of_answers(told: Answer, workers: tuple[str, ...], question: Question, here
             )
         else:
             seen.append(f"reads {shown(url)}")
+    for server, trouble in zip(question.servers, told.servers, strict=False):
+        if trouble:
+            text = f"{who} can't use the shuffle server {hide_password(server)}: {trouble}"
+            yield finding("problem", text, "let its host reach that server under this URL, and log in")
+        else:
+            seen.append(f"reaches {hide_password(server)}")
     yield from (finding(*each) for each in _of_stage(told, who, question, seen))
     sees = f"; {', '.join(seen)}" if seen else ""
     imports = f"; imports {', '.join(question.modules)}" if question.modules and not told.missing else ""

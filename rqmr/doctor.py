@@ -51,13 +51,19 @@ def doctor(
             "--redis-url", help="Redis to look at, else RQMR_REDIS_URL or REDIS_URL.", show_default="this host alone"
         ),
     ] = None,
+    shuffle_url: Annotated[
+        list[str] | None,
+        typer.Option("--shuffle-url", metavar="URL", help="Another Redis for a share of the shuffle, as for rqmr run."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Look at the server, the queue and each worker that listens, and say what to mend; exit status 1: a problem."""
+    from rqmr.config import Config
     from rqmr.diagnosis import summary
     from rqmr.where import Where
 
-    findings = examine(Where(redis_url), queue, inputs=inputs or [], output=output, job=job)
+    servers = Config(shuffle_urls=tuple(shuffle_url or ())).shuffle_urls
+    findings = examine(Where(redis_url), queue, inputs=inputs or [], output=output, job=job, servers=servers)
     if as_json:
         _print_json(findings)
     else:
@@ -68,7 +74,13 @@ def doctor(
 
 
 def examine(
-    where: Where, queue: str, *, inputs: Sequence[str] = (), output: str | None = None, job: str | None = None
+    where: Where,
+    queue: str,
+    *,
+    inputs: Sequence[str] = (),
+    output: str | None = None,
+    job: str | None = None,
+    servers: tuple[str, ...] = (),
 ) -> list[Finding]:
     """Return what was found; raises nothing for what it looks at."""
     from rqmr.checkup import Question
@@ -78,7 +90,7 @@ def examine(
         marks, urls = _marks(inputs, findings)
         modules = (*_modules(job, findings), *_modules_of_urls([*inputs, output or ""]))
         stage = stack.enter_context(_stage(output, findings))
-        _look(where, queue, Question(modules, marks, urls, stage), findings, stack)
+        _look(where, queue, Question(modules, marks, urls, servers, stage), findings, stack)
     return findings
 
 
@@ -102,6 +114,8 @@ def _look(
     try:
         server = reach(where, None, stack)
         findings += _of_server(server)
+        for url in question.servers:
+            findings += _of_shuffle_server(server, url, stack)
         findings += _of_workers(server, queue, where.option, question)
     except (RqmrError, redis.RedisError) as error:
         findings.append(Finding("problem", "server", str(error)))
@@ -141,6 +155,27 @@ def _of_server(server: Server) -> Iterator[Finding]:
     policy = info.get("maxmemory_policy", "noeviction")
     yield from of_memory(memory_of(server.client), policy, info.get("evicted_keys", 0), server.url)
     yield from of_disk(info, server.url)
+
+
+def _of_shuffle_server(server: Server, url: str, stack: ExitStack) -> Iterator[Finding]:
+    """Look at a server for a share of the shuffle, as this process reaches it."""
+    from contextlib import closing
+
+    from rqmr.checkup import round_trip_ms
+    from rqmr.connection import IN_ENVIRONMENT, check_server, join, memory_of
+    from rqmr.diagnosis import Finding, of_memory, of_server
+    from rqmr.errors import RedisError
+
+    try:
+        client = stack.enter_context(closing(join(url, server.client, patient=False)))
+        name, _ = check_server(client, url, login=IN_ENVIRONMENT)
+    except RedisError as error:
+        yield Finding("problem", "shuffle", str(error))
+        return
+    info = client.info()
+    yield from of_server(f"{name} at {url}, for a share of the shuffle", url, round_trip_ms(client), info)
+    policy = info.get("maxmemory_policy", "noeviction")
+    yield from of_memory(memory_of(client), policy, info.get("evicted_keys", 0), url)
 
 
 def _of_workers(server: Server, queue: str, option: str, question: Question) -> Iterator[Finding]:

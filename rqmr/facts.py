@@ -58,6 +58,8 @@ class Memory(Struct, frozen=True):
     used: int = 0  # bytes
     limit: int = 0  # bytes, its maxmemory; 0: none
     clients: int = 1  # connections: any of them may be about to write, too
+    holds: int = 0  # bytes, its maxmemory or half of its machine's memory; 0: not known
+    server: str = ""  # the one that it is the memory of, "" for the run's own
 
     @property
     def share(self) -> float:

@@ -25,7 +25,9 @@ driver; all keys of a run but its code and its end are unlinked when its result 
     rqmr:{run}:{phase}:winners          hash    task -> attempt that won, newline, its outcome
     rqmr:{run}:{phase}:totals           hash    records and bytes read by the winners; attempts lost and failed
     rqmr:{run}:{phase}:durations        list    ms that the latest winners took, newest first, at most 100
-    rqmr:{run}:s{n}:shuffle:{reducer}   hash    {producer}.{attempt}.{chunk} -> chunk of a segment
+    rqmr:{run}:s{n}:shuffle:{reducer}   hash    {producer}.{attempt}.{chunk} -> chunk of a segment, or its stub; on the
+                                                reducer's server, where others than the run's own have of `rqmr:{run}`
+                                                state and keep_ms alone
     rqmr:{run}:asks                     zset    an attempt's ask for a range of an input that it doesn't see -> when
     rqmr:{run}:shipment:{ask}           list    the range; taken out by who asked; EXPIRES
     rqmr:{run}:parts                    hash    {task}.{attempt}.{chunk} -> chunk of a part whose worker saw no stage

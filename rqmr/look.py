@@ -14,8 +14,10 @@ from rqmr.connection import Client, memory_of, reading_keys
 from rqmr.damage import as_words, unpacked, whole
 from rqmr.errors import DamagedError
 from rqmr.facts import Event, Facts, LostAttempt, Neighbour, PhaseFacts, RunningAttempt, Shortage
+from rqmr.failures import died_too_often
 from rqmr.keys import RunKeys, ranks_of
 from rqmr.model import Ask, AttemptId, Failure, Phase, Progress, RecordAt, RunState, Spec, TaskId
+from rqmr.scripts import Death
 
 _OF_A_PHASE = 4  # replies
 #: An ask that is older hasn't found anybody who sees the input; so many of them are told.
@@ -97,6 +99,16 @@ def read_place(client: Client, keys: RunKeys, attempt: AttemptId) -> tuple[Recor
     except DamagedError:
         return None  # as if it had told none
     return at, int(client.hget(keys.tries, f"{attempt.task}:died:{at.index}") or 0)
+
+
+def read_death(client: Client, keys: RunKeys, spec: Spec, attempt: AttemptId, since: int, how: str) -> Death:
+    """Return what is known of an attempt whose work-horse is gone; `how` its process died, "" if it didn't."""
+    place = read_place(client, keys, attempt) if how else None
+    if not place:
+        return Death(since, how)
+    at, deaths = place
+    failure = msgspec.msgpack.encode(died_too_often(attempt.task, at, deaths + 1, how))
+    return Death(since, how, at.index, spec.skip_bad, spec.max_failed, failure)
 
 
 def read_event(at: bytes, fields: Mapping[bytes, bytes]) -> Event:

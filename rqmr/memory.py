@@ -11,6 +11,8 @@ from rqmr.model import Failure, Kind
 #: server refuses to write.
 _WRITE_SHARE = 0.95
 _LEAST_REST = 1 << 20  # bytes
+#: What segments may fill if they can be spilled: below what makes claims wait, and with room for their stubs.
+_SPILL_SHARE = 0.6
 #: How much of its maxmemory a run should fill at most: below what makes claims wait, as an estimate is none too sure.
 _GOOD_SHARE = 0.75
 #: The least that is advised, if the estimate says that less would do: it didn't.
@@ -18,8 +20,10 @@ _LEAST_GROWTH = 1.25
 _TASKS = {Kind.MAP: "map tasks", Kind.REDUCE: "reduce tasks"}
 
 
-def room_for_segments(memory: Memory) -> int | None:
-    """Return how many bytes may be written now; None for any number."""
+def room_for_segments(memory: Memory, *, spills: bool = False) -> int | None:
+    """Return how many bytes may be written now; None for any number. `spills`: the rest can go elsewhere."""
+    if spills:
+        return int(memory.holds * _SPILL_SHARE) - memory.used if memory.holds else None
     if not memory.limit:
         return None
     return min(int(memory.limit * _WRITE_SHARE), memory.limit - _LEAST_REST) - memory.used
@@ -33,13 +37,14 @@ def memory_in_words(memory: Memory) -> str:
     return f"{memory.used / unit:.1f} of {memory.limit / unit:.1f} {name} used"
 
 
-def shortage_failure(facts: Facts, segments: int | None) -> Failure:
+def shortage_failure(facts: Facts, segments: int | None, *, spills: bool = False) -> Failure:
     """Return why a run is given up whose next segments don't fit, with the memory that it would take.
 
-    `segments`: bytes that those of the current phase take in Redis, if that is known.
+    `segments`: bytes that those of the current phase take on that server, if that is known. `spills`: it does already.
     """
     memory, current = facts.memory, facts.phases[facts.phase]
-    told = [f"the Redis server is full ({memory_in_words(memory)}) and waiting didn't help"]
+    server = f"the shuffle server {memory.server}" if memory.server else "the Redis server"
+    told = [f"{server} is full ({memory_in_words(memory)}) and waiting didn't help"]
     # Attempts that wait with their output are about half through it.
     done = (current.committed + current.running / 2) / current.phase.tasks
     others, needed = memory.used - (segments or 0), 0
@@ -51,6 +56,8 @@ def shortage_failure(facts: Facts, segments: int | None) -> Failure:
             f"{_size(others)} of other data"
         )
     todo = ["free what others hold (rqmr ps, rqmr rm RUN)", "or shuffle less (an aggregator or a combiner)"]
+    if not spills:
+        todo.insert(0, "let it spill to files (--spill DIR, also of rqmr resume)")
     if memory.limit:
         wanted = max((others + needed) / _GOOD_SHARE, memory.limit * _LEAST_GROWTH)
         todo.insert(0, f"set maxmemory to {_setting(wanted)} or more")

@@ -271,7 +271,10 @@ def shortage(facts: Facts) -> list[str]:
         return []
     waiting = sum(each.progress.waits == "memory" for each in facts.running)
     attempts = f"; {waiting} attempt{'' if waiting == 1 else 's'} can't write" if waiting else ""
-    return ["waits for memory on the server:", f"  {memory_in_words(facts.memory)}{attempts}"]
+    return [
+        f"waits for memory on {facts.memory.server or 'the server'}:",
+        f"  {memory_in_words(facts.memory)}{attempts}",
+    ]
 
 
 def unanswered(facts: Facts, header: Header) -> list[str]:

@@ -165,6 +165,8 @@ class Spec(Struct, frozen=True):
     plan: str = ""  # one line
     priority: str = "normal"  # high, normal or low
     bounds: list[Any] = []  # what parts the partitions of the first step, if they are in total order by a sample
+    shuffle: tuple[str, ...] = ()  # URLs, without a login, of the servers that segments are on besides the run's own
+    spill: str = ""  # absolute path, or URL, of the directory that segments are spilled to; "" for none
     protocol: int = PROTOCOL
 
     @property
@@ -239,6 +241,11 @@ class Outcome(Struct, frozen=True):
     skipped: tuple[Skipped, ...] = ()  # in the order of the records
     values: int = 0  # that it gave to a reducer,
     largest_key: tuple[str, int] = ("", 0)  # and the key that had most of them, to be shown, with how many
+
+    @property
+    def reducers(self) -> list[int]:
+        """Those that this task has a segment for."""
+        return [index for index in range(len(self.partitions) * 8) if self.has_partition(index)]
 
     def has_partition(self, index: int) -> bool:
         """Whether the task has a segment for that reducer; absent is not lost."""

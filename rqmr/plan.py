@@ -25,6 +25,7 @@ from rqmr.loader import Package, find, include, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Skipped, Spec, Split, TaskId
 from rqmr.order import bounds_of
 from rqmr.readers import check_encoding
+from rqmr.remote import path_at
 from rqmr.skew import skew
 
 _MOST_MAPS = 200_000
@@ -191,6 +192,8 @@ def plan(
         is_spread=is_spread,
         priority=config.priority,
         bounds=bounds,
+        shuffle=config.shuffle_urls if is_spread else (),
+        spill=place_of(config.spill) if config.spill else "",
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
         is_cut=program.job.reader.splittable,
@@ -198,6 +201,11 @@ def plan(
         plan=_described(phases, total, len(sources), workers),
     )
     return Plan(spec, splits, program, inputs or {})
+
+
+def place_of(directory: str) -> str:
+    """Return a directory's absolute path, or its URL."""
+    return str(path_at(directory).absolute())
 
 
 def _described(phases: tuple[Phase, ...], total: int, files: int, workers: int) -> str:

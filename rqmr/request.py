@@ -69,6 +69,10 @@ def starting(request: Request) -> Iterator[Local | None]:
     """
     if request.is_private and not request.local_workers:
         raise RefusedError("0 workers on a private server would never end; name a Redis with workers, or use -w 1")
+    if request.is_private and request.config.shuffle_urls:
+        raise RefusedError(
+            "--shuffle-url adds servers to a Redis that outlives this command: name that one, too, --redis-url URL"
+        )
     if not request.local_workers:
         yield None
         return

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from rqmr import registry
 from rqmr.access import Server, reach, visit
-from rqmr.api import follow, header_of
+from rqmr.api import clear_spilled, follow, header_of
 from rqmr.driver import end_run
 from rqmr.durable import live_url
 from rqmr.errors import AttemptEnded, DamagedError, RefusedError, RqmrError, RunCancelled, RunFailed
@@ -25,7 +25,7 @@ from rqmr.local import Local, default_workers
 from rqmr.model import Failure, Kind, Part, RunState, Spec, TaskId
 from rqmr.output import Output
 from rqmr.parcels import is_there
-from rqmr.plan import Program, new_run_id, program_of, refit
+from rqmr.plan import Program, new_run_id, place_of, program_of, refit
 from rqmr.sockets import private_servers
 from rqmr.state import NOBODY, State
 from rqmr.status import Status, status_of_end, status_of_facts, status_unknown
@@ -121,12 +121,14 @@ def resume(
     *,
     fresh: bool = False,
     skip_bad: int | None = None,
+    spill: str | None = None,
     workers: int | None = None,
 ) -> Summary:
     """Let a failed run go on, with its job's code as it is now, and follow it to its end.
 
     What is committed is kept, with the code that made it; `fresh`: nothing is. The inputs have to be those of the plan.
-    `skip_bad`: how many bad records may be left out from now on; None for as many as before.
+    `skip_bad`: how many bad records may be left out from now on; None for as many as before. `spill`: the directory, or
+    URL, that segments are spilled to from now on; None for the one of before, if there was one.
 
     Raises:
         RefusedError: the run hasn't failed, or nothing is known of it; its job or an input has changed too much.
@@ -145,6 +147,8 @@ def resume(
         if skip_bad is not None:
             mended = structs.replace(mended, skip_bad=skip_bad)
         kept = [] if fresh else [task for phase in spec.phases for task in found.state.winners(phase)]
+        if spill is not None:
+            mended = _spilling(mended, spill, has_kept=bool(kept))
         if kept and mended.shapes != spec.shapes:
             raise RefusedError(
                 f"what the job shuffles has changed ({' and '.join(spec.shapes)} before, {' and '.join(mended.shapes)} "
@@ -305,6 +309,7 @@ def _follow(found: Found, where: Where, view: View, stack: ExitStack) -> Summary
     output = Output(spec.output, spec.run, is_new=False)
     stack.enter_context(closing(output))
     stack.callback(output.discard)
+    stack.callback(clear_spilled, spec, output)
     output.is_kept = True
     with contextlib.suppress(redis.exceptions.NoPermissionError):  # who may only look
         found.state.touch()
@@ -321,6 +326,16 @@ def _mended(found: Found, spec: Spec, view: View) -> Program:
         path = package.modules[package.entry].path
         view.note(f"{path} isn't here (any more): the run goes on with the code that it has")
     return program_of(spec, again or package)
+
+
+def _spilling(spec: Spec, directory: str, *, has_kept: bool) -> Spec:
+    """Let a run spill to a directory from now on; refuse another one than that which holds what is kept."""
+    place = place_of(directory)
+    if spec.spill and place != spec.spill and has_kept:
+        raise RefusedError(
+            f"run {spec.run} has spilled segments to {spec.spill}: resume it without --spill, or give --fresh, too"
+        )
+    return structs.replace(spec, spill=place)
 
 
 def _reopen_parts_that_are_gone(found: Found, spec: Spec) -> None:

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import redis
-
-from rqmr.connection import memory_of
-from rqmr.errors import AttemptEnded, PhaseReopened, StoreError
-from rqmr.keys import WRITER, segment_field
-from rqmr.memory import room_for_segments
+from rqmr.errors import PhaseReopened
+from rqmr.keys import segment_field
+from rqmr.lanes import Chunk, Lane
 from rqmr.model import AttemptId, Outcome, TaskId
 from rqmr.records import Place
 from rqmr.state import State
 
 #: Bytes that are sent in one go, and about what one reply may hold.
 _WINDOW = 4 << 20
-#: So little is sent without asking for the server's memory: that would take longer than a small task.
-_TRIFLE = 64 << 10
-#: Seconds between two looks for memory, and for one's turn to send a big chunk.
-_POLL_SECONDS, _TURN_SECONDS = 0.1, 0.02
-#: How long such a turn lasts if its end isn't told.
-_ALONE_MS = 2_000
-#: Connections of the server for each attempt that may write: its RQ worker has two, its work-horse three.
-_CONNECTIONS = 3
-#: Keys in one go.
-_BATCH = 1000
-
-
-class _Chunk(NamedTuple):
-    shuffle: str
-    field: str
-    data: bytes
 
 
 class RedisSink:
@@ -48,104 +26,51 @@ class RedisSink:
         phase = state.spec.phase_of(attempt.task)
         phases = state.spec.phases
         self._step = phases[phase + 1].step if phase + 1 < len(phases) else None
-        self._held: list[_Chunk] = []
-        self._size = 0  # bytes held
-        self._chunks: dict[int, int] = {}  # partition -> greatest number of a chunk
+        self._lanes: dict[int, Lane] = {}  # by the server's number
+        self._size = 0  # bytes since the last flush
 
     def write(self, partition: int, chunk: int, data: bytes) -> None:
-        """Store one chunk of the segment for a partition; waits while the server has no memory for it.
+        """Store one chunk of the segment for a partition; waits while its server has no memory for it.
 
         Raises:
             AttemptEnded: the run has ended, or the place was told to stop.
+            WorkerUnfit: this process can't use that server, or doesn't see what chunks are spilled to.
         """
-        self._chunks[partition] = max(chunk, self._chunks.get(partition, 0))
-        self._held.append(_Chunk(self._key(partition), self._field(chunk), data))
+        self._lane(partition).hold(Chunk(self._key(partition), self._field(chunk), data))
         self._size += len(data)
         if self._size > _WINDOW:
             self.flush()
 
     def flush(self) -> None:
         """Send what is held. Raises as `write`."""
-        while self._held:
-            try:
-                is_sent = self._send_some()
-            except _Full:
-                is_sent = False
-            self._place.waits = "" if is_sent else "memory"
-            if not is_sent:
-                self._rest(_POLL_SECONDS)
+        for lane in self._lanes.values():
+            lane.flush()
+        self._size = 0
 
     def discard(self) -> None:
         """Remove all chunks that were written: this output isn't wanted."""
-        pipe = self._state.client.pipeline(transaction=False)
-        for partition, last in self._chunks.items():
-            fields = [self._field(number) for number in range(last + 1)]
-            pipe.hdel(self._key(partition), *fields)
-        pipe.execute()
-        self._held, self._size, self._chunks = [], 0, {}
+        for lane in self._lanes.values():
+            lane.discard()
+        self._size = 0
 
-    def _send_some(self) -> bool:
-        """Send as much as there is memory for; whether there was any. Raises _Full if the server refuses it."""
-        if self._size <= _TRIFLE and not self._place.waits:
-            self._send(len(self._held))
-            return True
-        room, writers = self._room()
-        if room is None:
-            self._send(len(self._held))
-            return True
-        # All who look now see the same room, and what is being received counts as used. So half of it is for shares,
-        # and half for one who sends a chunk that is more than a share.
-        if fitting := self._fitting(room // 2 // writers):
-            self._send(fitting)
-            return True
-        return self._fitting(room // 2) > 0 and self._send_alone()
+    def sweep(self) -> None:
+        """Remove what earlier attempts of the task have left, as this one has won.
 
-    def _send_alone(self) -> bool:
-        """Send one chunk when nobody else does so; whether there was memory for it."""
-        client = self._state.client
-        with _not_charged():
-            while not client.set(WRITER, str(self._attempt), nx=True, px=_ALONE_MS):
-                self._rest(_TURN_SECONDS)
-        try:
-            room, _ = self._room()
-            if room is not None and not self._fitting(room // 2):
-                return False
-            self._send(1)
-            return True
-        finally:
-            with _not_charged():
-                client.delete(WRITER)
+        Else a task that runs again, since a server lost its segments, would have them twice on the others.
+        """
+        if self._attempt.number > 1:
+            for lane in self._lanes.values():
+                lane.sweep()
 
-    def _room(self) -> tuple[int | None, int]:
-        """Return how many bytes may be written (None: any number), and by how many at a time."""
-        with _not_charged():
-            memory = memory_of(self._state.client)
-        return room_for_segments(memory), max(1, memory.clients // _CONNECTIONS)
-
-    def _fitting(self, size: int) -> int:
-        """Return how many of the chunks held are not more than these bytes."""
-        for count, chunk in enumerate(self._held):
-            size -= len(chunk.data)
-            if size < 0:
-                return count
-        return len(self._held)
-
-    def _send(self, count: int) -> None:
-        """Write some of the chunks held, or write them again."""
-        fields: dict[str, dict[str, bytes]] = {}
-        for chunk in self._held[:count]:
-            fields.setdefault(chunk.shuffle, {})[chunk.field] = chunk.data
-        with _not_charged():
-            replies = self._state.scripts.write(fields)
-        if "ENDED" in replies:
-            raise AttemptEnded(f"run {self._state.run} has ended")
-        self._size -= sum(len(chunk.data) for chunk in self._held[:count])
-        del self._held[:count]
-
-    def _rest(self, seconds: float) -> None:
-        if self._place.stopped:
-            raise AttemptEnded(f"{self._attempt} was told to stop")
-        time.sleep(seconds)
+    def _lane(self, partition: int) -> Lane:
+        stores = self._state.stores
+        partition = 0 if self._step is None else partition  # parts are on the run's own Redis
+        number = stores.number_of(partition)
+        if number not in self._lanes:
+            self._lanes[number] = Lane(
+                stores, stores.of(partition), self._attempt, self._place, spills=self._step is not None
+            )
+        return self._lanes[number]
 
     def _key(self, partition: int) -> str:
         keys = self._state.keys
@@ -165,7 +90,7 @@ class RedisSegments:
             PhaseReopened: a task whose segment may be needed has to run again first.
         """
         self._state = state
-        self._shuffle = state.keys.shuffle(task.step, task.index)
+        self._task = task
         phase = state.spec.phases[state.spec.phase_of(task) - 1]
         winners = state.winners(phase)
         if len(winners) < phase.tasks:
@@ -180,30 +105,19 @@ class RedisSegments:
 
     def chunks(self, wanted: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """Return chunks: for each (producer, number) its bytes, or None if it is missing."""
-        with _not_charged():
-            return list(self._state.client.hmget(self._shuffle, [self._field(*each) for each in wanted]))
+        fields = [self._field(*each) for each in wanted]
+        return self._state.stores.fetch(self._task.step, self._task.index, fields)
 
     def _field(self, producer: int, chunk: int) -> str:
         return segment_field(producer, self.winners[producer][0].number, chunk)
 
 
-def segments_size(state: State, phase: int) -> int | None:
-    """Return how many bytes the segments take that the tasks of a phase have written; None if it may not be asked."""
-    size = 0
-    names = [
-        state.keys.shuffle(reads.step, reducer)
-        for reads in state.spec.phases[phase + 1 : phase + 2]
-        for reducer in range(reads.tasks)
-    ]
-    for start in range(0, len(names), _BATCH):
-        pipe = state.client.pipeline(transaction=False)
-        for name in names[start : start + _BATCH]:
-            pipe.memory_usage(name, samples=0)  # of all fields: chunks differ in size
-        try:
-            size += sum(each or 0 for each in pipe.execute())
-        except redis.ResponseError:
-            return None
-    return size
+def segments_size(state: State, phase: int, server: str = "") -> int | None:
+    """Return how many bytes the segments that the tasks of a phase have written take on a server, as `Stores.sizes`."""
+    if phase + 1 == len(state.spec.phases):
+        return 0
+    reads = state.spec.phases[phase + 1]
+    return state.stores.sizes(reads.step, reads.tasks, server)
 
 
 def drop_segments(state: State) -> None:
@@ -212,19 +126,6 @@ def drop_segments(state: State) -> None:
     If it is resumed later it begins anew.
     """
     kept = state.winners(state.spec.phases[-1]).values()
-    state.scripts.drop(state.spec.phases, skipped=sum(len(outcome.skipped) for _, outcome in kept))
-
-
-class _Full(StoreError):
-    """The server refuses to write."""
-
-
-@contextmanager
-def _not_charged() -> Iterator[None]:
-    # Inside a task, where any other exception is taken for the job's own.
-    try:
-        yield
-    except redis.OutOfMemoryError as error:
-        raise _Full(f"{type(error).__name__}: {error}") from error
-    except redis.RedisError as error:
-        raise StoreError(f"{type(error).__name__}: {error}") from error
+    word = state.scripts.drop(state.spec.phases, skipped=sum(len(outcome.skipped) for _, outcome in kept))
+    if word == "DROPPED":
+        state.stores.drop()

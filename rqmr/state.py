@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import msgspec
 import redis
 
 from rqmr import keys, registry, sealed
-from rqmr.connection import Client, memory_of, reading_keys
+from rqmr.connection import Client, reading_keys
 from rqmr.errors import AttemptEnded, MixedKeysError, RecordError, RefusedError, RqmrError, StoreError
 from rqmr.facts import End, Event, Facts, Memory
-from rqmr.failures import died_too_often, lost_too_often, reopened_too_often, spelled, too_many_bad
+from rqmr.failures import lost_too_often, reopened_too_often, spelled, too_many_bad
 from rqmr.inputs import InputMark
 from rqmr.keys import RunKeys
-from rqmr.look import read_event, read_facts, read_place
+from rqmr.look import read_death, read_event, read_facts
 from rqmr.memory import memory_in_words
 from rqmr.model import (
     AttemptId,
@@ -34,7 +35,8 @@ from rqmr.model import (
     Split,
     TaskId,
 )
-from rqmr.scripts import Death, Scripts
+from rqmr.scripts import Scripts
+from rqmr.stores import Stores
 from rqmr.tickets import Tickets
 from rqmr.winners import Winner, Winners
 
@@ -95,20 +97,11 @@ class State:
         pipe.pexpire(k.run, spec.keep_ms)
         self.adopt(spec)
         try:
-            self._begin(pipe)
+            self.stores.begin(pipe)
         except RefusedError:
             self.unlink()
             registry.forget(self.client, spec.run)
             raise
-
-    def _begin(self, pipe: Client) -> None:
-        try:
-            pipe.execute()
-        except redis.OutOfMemoryError:
-            used = memory_in_words(memory_of(self.client))
-            raise RefusedError(
-                f"the Redis server is full ({used}): it takes no new run; free something on it, or raise its maxmemory"
-            ) from None
 
     def adopt(self, spec: Spec) -> None:
         """Take the spec from one who has it already."""
@@ -131,6 +124,11 @@ class State:
             self._spec = sealed.open_spec(self.run, data)
             self._resumed = resumed
         return self._spec
+
+    @cached_property
+    def stores(self) -> Stores:
+        """The servers that the run's segments are on."""
+        return Stores(self.client, self.keys, self.scripts, self.spec)
 
     def package(self) -> bytes:
         """Return the job's package.
@@ -186,12 +184,16 @@ class State:
         return None if reply == "gone" else RunState(reply)
 
     def resume(self, spec: Spec, package: bytes, *, fresh: bool) -> bool:
-        """Let a failed run go on with another spec and package; return whether it had failed."""
+        """Let a failed run go on with another spec and package; return whether it had failed. Raises as `create`."""
         pipe = self.client.pipeline(transaction=False)
         pipe.set(keys.code(spec.code), package, px=spec.keep_ms, nx=True)
-        self._begin(pipe)
+        stores = Stores(self.client, self.keys, self.scripts, spec)
+        if fresh:
+            self.stores.drop()
+        stores.begin(pipe)
         word = self.scripts.resume(sealed.seal_spec(spec), spec.phases, fresh=fresh)
         self.adopt(spec)
+        self.stores = stores
         self._resumed = int(self.client.hget(self.keys.run, "resumed") or 0)
         return word == "RESUMED"
 
@@ -205,6 +207,7 @@ class State:
                 pipe.pexpire(name, self.spec.keep_ms)
         pipe.pexpire(keys.code(self.spec.code), self.spec.keep_ms, gt=True)
         pipe.execute()
+        self.stores.touch()
 
     def unlink(self) -> None:
         """Remove every key of the run. The run's own hash goes first, so that nobody writes any more."""
@@ -215,6 +218,7 @@ class State:
         names = [k.run, *leases, *k.all(self.spec.phases)]
         for start in range(0, len(names), _BATCH):
             self.client.unlink(*names[start : start + _BATCH])
+        self.stores.unlink()
 
     def drive(self, driver: str, *, lease_ms: int) -> int | None:
         """Take or renew the driver's lease; return its epoch, None if another one holds it or the run is gone."""
@@ -265,13 +269,16 @@ class State:
             RecordError: with what it has skipped the run would skip more records than it may, and so has failed.
             MixedKeysError: the keys of other tasks have another type.
             StoreError: segments that were written are gone.
+            WorkerUnfit: whether they are there can't be known.
         """
         phase = self.spec.phase_of(claim.attempt.task)
-        partitions = [index for index in range(len(outcome.partitions) * 8) if outcome.has_partition(index)]
         limit, skipped = self.spec.skip_bad, outcome.skipped
         failure = too_many_bad(limit, skipped[-1], task=claim.attempt.task) if skipped else Failure("")
+        step, partitions = self._shuffle_step(phase), outcome.reducers
+        if self.stores.missing(step, claim.attempt, partitions):
+            raise StoreError(f"{claim.attempt}: a segment that was written is gone from a shuffle server")
         reply = self.scripts.commit(
-            claim, outcome, _pack(outcome), partitions, self._shuffle_step(phase), limit, _pack(failure)
+            claim, outcome, _pack(outcome), self.stores.on_own(partitions), step, limit, _pack(failure)
         )
         if reply[0] == "RUN FAILED":
             raise RecordError(failure)
@@ -305,18 +312,10 @@ class State:
         """
         spec, task = self.spec, attempt.task
         failure = _pack(lost_too_often(task, spec))
-        death = None if dead_since is None else self._death(attempt, dead_since, how)
+        death = None if dead_since is None else read_death(self.client, self.keys, spec, attempt, dead_since, how)
         return self.scripts.expire(
             attempt, phase=spec.phase_of(task), max_lost=spec.max_lost, failure=failure, death=death
         )
-
-    def _death(self, attempt: AttemptId, dead_since: int, how: str) -> Death:
-        place = read_place(self.client, self.keys, attempt) if how else None
-        if not place:
-            return Death(dead_since, how)
-        at, deaths = place
-        failure = _pack(died_too_often(attempt.task, at, deaths + 1, how))
-        return Death(dead_since, how, at.index, self.spec.skip_bad, self.spec.max_failed, failure)
 
     def release(self, attempt: AttemptId) -> str:
         """Let go of an attempt's task, uncharged; return the script's word."""

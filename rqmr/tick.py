@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 import redis
+from msgspec import structs
 
 from rqmr.dispatch import Dispatch
 from rqmr.facts import Event, Facts, RunningAttempt
@@ -35,6 +36,8 @@ def tick(state: State, dispatch: Dispatch) -> Facts | None:
     """Do what is to be done for a run now; return the facts that it was decided from, None if the run is gone."""
     facts = state.facts(workers=dispatch.workers())
     if facts is not None:
+        if facts.writes_segments:
+            facts = structs.replace(facts, memory=state.stores.fullest(facts.memory))
         for instruction in decide(facts, policy_of(state.spec)):
             with contextlib.suppress(redis.OutOfMemoryError):  # the server is full: the next tick may get through
                 _act(instruction, facts, state, dispatch)
@@ -68,7 +71,8 @@ def _act(instruction: Instruction, facts: Facts, state: State, dispatch: Dispatc
 
 def _give_up(facts: Facts, state: State) -> None:
     """Fail the run for want of memory; what it holds is kept for a resume, unless other runs need the room."""
-    failure = shortage_failure(facts, segments_size(state, facts.phase))
+    segments = segments_size(state, facts.phase, facts.memory.server)
+    failure = shortage_failure(facts, segments, spills=bool(state.spec.spill))
     state.finish(RunState.FAILED, failure)
     now = state.facts()
     if facts.neighbours and now and now.failure == failure:  # else it has ended otherwise

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, NoReturn
 
 import redis
 from msgspec import structs
@@ -145,6 +145,7 @@ class _Horse:
         """Claim task after task; when there is none and nobody stands by, wait for one, and for the driver's end."""
         end = time.monotonic() + _TURN_SECONDS
         try:
+            self._check_stores()
             claim = self._claim(named)
             while isinstance(claim, Claim) or (claim == "STAND BY" and self._stand_by()):
                 if isinstance(claim, Claim):
@@ -157,6 +158,13 @@ class _Horse:
             self._heartbeat.close()
             self._included.close()
             self._leave()
+
+    def _check_stores(self) -> None:
+        """Refuse the run, before a task is taken, if its segments are on servers that can't be used from here."""
+        try:
+            self._state.stores.check()
+        except WorkerUnfit as lack:
+            self._refuse(lack)
 
     def _claim(self, named: str = "") -> Claim | Literal["STAND BY", "NOTHING"]:
         self._sequence += 1
@@ -218,6 +226,7 @@ class _Horse:
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))
+                sink.sweep()
         except (AttemptEnded, PhaseReopened):
             sink.discard()
             if self._heartbeat.leaves:
@@ -233,10 +242,7 @@ class _Horse:
         except WorkerUnfit as lack:
             sink.discard()
             state.release(attempt)
-            told = f"worker {self._worker} on {self._host}: {lack}"
-            state.tell("refused", self._worker, told)
-            self._linger()
-            raise WorkerUnfit(told) from lack
+            self._refuse(lack)
         except (redis.RedisError, StoreError):
             raise
         except BaseException as error:  # user code may raise KeyboardInterrupt, too
@@ -246,6 +252,13 @@ class _Horse:
                 if failure.traceback:
                     raise RqmrError(shown_by_rq(state.run, attempt, failure)) from None
                 raise
+
+    def _refuse(self, lack: WorkerUnfit) -> NoReturn:
+        """Tell what this worker lacks, and raise it for RQ to show."""
+        told = f"worker {self._worker} on {self._host}: {lack}"
+        self._state.tell("refused", self._worker, told)
+        self._linger()
+        raise WorkerUnfit(told) from lack
 
     def _linger(self) -> None:
         """Leave the run's tickets to workers that can run it, unless RQ jobs of others wait; fail it if none can."""

@@ -19,11 +19,14 @@ FLOORS = [
     for floor in (
         "errors where damage signing model facts config keys values codec",
         (
-            "aggregators urls files readers batch inputs spool sealed included job loader parts remote output skew "
-            "order plan failures memory scheduler"
+            "aggregators urls files readers batch inputs spool sealed included job loader parts remote spilled output "
+            "skew order plan failures memory scheduler"
         ),
         "windows shuffle passes merge records tasks",
-        "connection scripts registry look tickets winners state segments parcels asks sight teller heartbeat",
+        (
+            "connection scripts registry look tickets winners stores state lanes segments parcels asks sight teller "
+            "heartbeat"
+        ),
         "dispatch tick worker preload checkup",
         "inline shipper arrivals driver sessions sockets server durable supervise local request access crew",
         "meter diagnosis status view live explain progress api runs doctor commands cli __main__",

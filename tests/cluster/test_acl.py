@@ -41,6 +41,11 @@ class Guarded:
         self.admin = connect(self.url("admin"))
         wait_until(self._is_up, timeout=10, what="the server answers")
 
+    @property
+    def place(self) -> str:
+        """The URL without a user."""
+        return self._server.url
+
     def url(self, role: str) -> str:
         name = role if role == "admin" else f"rqmr-{role}"
         return self._server.url.replace("unix://", f"unix://{name}@") + f"&password={role}-password"
@@ -130,6 +135,29 @@ def test_driver_and_worker_may_do_all_that_a_run_takes(
     for role in ("driver", "worker"):
         ask_rq_of_its_tickets(guarded.url(role), detached.stdout.strip())
     assert missing(guarded) == []
+
+
+def test_the_same_users_are_enough_on_a_server_that_has_a_share_of_the_shuffle(
+    guarded: Guarded, acl_workers: Workers, rqmr: Rqmr, words: Path, tmp_path: Path
+) -> None:
+    """Driver and workers log in there as on the run's own; the limit makes them look at its memory."""
+    (tmp_path / "other").mkdir()
+    other = Guarded(tmp_path / "other")
+    try:
+        other.admin.config_set("maxmemory", "100mb")
+        acl_workers.start(1, RQ_REDIS_URL=guarded.url("worker"))
+        done = rqmr(
+            "run", "wordcount", words, "--redis-url", guarded.url("driver"), "--shuffle-url", other.place,
+            "--split-size", "200", "-o", tmp_path / "out", "-r", 3,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rqmr("run", "wordcount", words, "--inline", "-o", tmp_path / "oracle", "-r", 3, "--split-size", "200")
+        assert files(tmp_path / "out") == files(tmp_path / "oracle")
+        assert other.admin.info("commandstats")["cmdstat_evalsha"]["calls"] > 6
+        assert not other.admin.dbsize()
+        assert missing(guarded) == missing(other) == []
+    finally:
+        other.close()
 
 
 def test_a_driver_is_told_which_workers_refuse_it(guarded: Guarded, acl_workers: Workers, rqmr: Rqmr) -> None:

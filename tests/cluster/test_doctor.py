@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 import rq
-from harness import Workers, wait_until
+from harness import RedisServer, Workers, wait_until
 from hosts import need_namespaces, network
 from stores import Web
 
@@ -165,3 +167,34 @@ def test_without_a_redis_this_host_is_looked_at(rqmr: Rqmr, tmp_path: Path) -> N
     assert done.returncode == 1
     lines = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if line[0] != " "}
     assert lines == {"input": "problem", "output": "ok", "here": "ok"}
+
+
+def test_servers_for_a_share_of_the_shuffle_are_tried_from_here_and_by_the_workers(
+    workers: Workers, tmp_path: Path
+) -> None:
+    """One that some can't log in at, or nobody can reach, is a problem."""
+    password = "hunter2-of-the-doctor"
+    hashed = hashlib.sha256(password.encode()).hexdigest()
+    (tmp_path / "users.acl").write_text(f"user default on #{hashed} ~* &* +@all\n")
+    server = RedisServer(tmp_path, ["--aclfile", str(tmp_path / "users.acl")])
+    server.start()
+    login = {"RQMR_SHUFFLE_LOGIN": f":{password}"}
+    try:
+        workers.start(1, **login)
+        workers.start(1)
+        asked = ["doctor", "--redis-url", workers.url, "--shuffle-url", server.url]
+        done = subprocess.run(
+            [sys.executable, "-m", "rqmr", *asked, "--shuffle-url", "unix:///nowhere.sock", "--json"],
+            env=os.environ | login, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        server.close()
+    assert done.returncode == 1, done.stderr
+    assert password not in done.stdout + done.stderr
+    told = [(each["level"], each["told"]) for each in json.loads(done.stdout)["findings"]]
+    problems = [text for level, text in told if level == "problem"]
+    assert any(text.startswith("no Redis answers at unix:///nowhere.sock") for text in problems)
+    assert any(f"worker-2 can't use the shuffle server {server.url}: " in text for text in problems)
+    assert not any(f"worker-1 can't use the shuffle server {server.url}" in text for text in problems)
+    assert any(level == "ok" and f"at {server.url}, for a share of the shuffle" in text for level, text in told)
+    assert any(f"reaches {server.url}" in text for level, text in told if level == "ok")

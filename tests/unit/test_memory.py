@@ -66,7 +66,8 @@ def test_a_failure_tells_how_much_memory_the_run_would_take() -> None:
         "the Redis server is full (1.7 of 2.0 GiB used) and waiting didn't help; "
         "this run's segments take 700.0 MiB with 16 of 40 map tasks done, so all of them would take about 1.7 GiB, "
         "besides 1000.0 MiB of other data; "
-        "set maxmemory to 3700mb or more, free what others hold (rqmr ps, rqmr rm RUN), "
+        "set maxmemory to 3700mb or more, let it spill to files (--spill DIR, also of rqmr resume), "
+        "free what others hold (rqmr ps, rqmr rm RUN), "
         "or shuffle less (an aggregator or a combiner)"
     )
 
@@ -91,7 +92,7 @@ def test_what_is_not_known_is_not_told(segments: int | None) -> None:
     assert wanted(told) == 1300
     told = shortage_failure(facts(Memory()), segments).message
     assert told.startswith(
-        "the Redis server is full (it refuses to write) and waiting didn't help; free what others hold"
+        "the Redis server is full (it refuses to write) and waiting didn't help; let it spill to files "
     )
 
 
@@ -104,3 +105,25 @@ def test_less_than_there_is_is_never_advised() -> None:
 def test_a_run_that_gives_way_says_that_it_begins_anew() -> None:
     told = shortage_failure(facts(Memory(95 * MIB, 100 * MIB), committed=1, neighbours=2), 10 * MIB).message
     assert told.endswith("; what this run held was removed, so that others can go on")
+
+
+def test_one_of_several_servers_is_named_and_what_is_done_already_isnt_advised() -> None:
+    """A run whose shuffle is spread, and that spills."""
+    memory = Memory(95 * MIB, 100 * MIB, server="redis://b:6379/0")
+    told = shortage_failure(facts(memory), 10 * MIB, spills=True).message
+    assert told.startswith("the shuffle server redis://b:6379/0 is full (95.0 of 100.0 MiB used) and waiting")
+    assert "--spill" not in told
+
+
+@pytest.mark.parametrize(
+    ("memory", "room"),
+    [
+        (Memory(10 * MIB, 100 * MIB, holds=100 * MIB), 50 * MIB),
+        (Memory(90 * MIB, 100 * MIB, holds=100 * MIB), -30 * MIB),
+        (Memory(10 * MIB, 0, holds=100 * MIB), 50 * MIB),
+        (Memory(), None),
+    ],
+)
+def test_what_can_be_spilled_leaves_the_server_early(memory: Memory, room: int | None) -> None:
+    """Well before claims would wait; also where a server has no limit, but its machine has."""
+    assert room_for_segments(memory, spills=True) == room
