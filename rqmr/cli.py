@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
 from rqmr import __version__, commands
-from rqmr.commands import tell
+from rqmr.delivery import deliver, plain, print_json, tell_id, tell_plan
 from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunLeft
 
 if TYPE_CHECKING:
-    from rqmr.facts import Summary
-    from rqmr.model import Failure
-    from rqmr.request import Request
+    pass
 
-_FIRST_ROWS = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """
 [bold]Examples[/]
@@ -246,7 +240,7 @@ def run(
             overwrite=overwrite,
         )
         if explain:
-            _explain(request)
+            tell_plan(request)
             return
         try:
             with contextlib.nullcontext() if detach else starting(request) as local:
@@ -256,27 +250,20 @@ def run(
                 view = choose_view(quiet=quiet)
                 stack.callback(view.end)
                 if detach:
-                    _tell_id(submit(request, view), as_json=as_json)
+                    tell_id(submit(request, view), as_json=as_json)
                     return
                 summary = execute(request, view, local)
         except RunFailed as error:
             if as_json:
                 state = "left" if isinstance(error, RunLeft) else "failed"
-                _print_json({"state": state, "job": job, "failure": _plain(error.failure)})
+                print_json({"state": state, "job": job, "failure": plain(error.failure)})
             raise
         except _Ended as ended:
             if not hasattr(ended, "__notes__"):
                 ended.add_note("the run was cancelled, and no incomplete output is left")
             raise
         view.end()
-        _deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
-
-
-def _explain(request: Request) -> None:
-    from rqmr.explain import explain
-
-    for topic, told in explain(request):
-        typer.echo(f"{topic:8} {told}")
+        deliver(summary, to_stdout=output == "-", as_json=as_json, quiet=quiet, first_rows=output is None)
 
 
 commands.register(app)
@@ -291,42 +278,6 @@ def _importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _tell_id(run: str, *, as_json: bool) -> None:
-    if as_json:
-        _print_json({"state": "running", "run": run})
-    else:
-        typer.echo(run)
-
-
-def _deliver(summary: Summary, *, to_stdout: bool, as_json: bool, quiet: bool, first_rows: bool) -> None:
-    paths = [Path(summary.output) / part for part in summary.parts]
-    if to_stdout:
-        for path in paths:
-            with path.open("rb") as part:
-                shutil.copyfileobj(part, sys.__stdout__.buffer)  # type: ignore[union-attr]
-        sys.__stdout__.flush()  # type: ignore[union-attr]
-    elif as_json:
-        _print_json({"state": "succeeded", **_plain(summary)})
-    elif first_rows and not quiet:
-        _show_first_rows(paths)
-    if not quiet:
-        tell(summary, to_stdout=to_stdout)
-
-
-def _show_first_rows(paths: list[Path]) -> None:
-    with contextlib.closing(_lines(paths)) as lines:
-        for line in itertools.islice(lines, _FIRST_ROWS):
-            typer.echo(line)
-        if next(lines, None) is not None:
-            typer.echo("…")
-
-
-def _lines(paths: list[Path]) -> Generator[str, None, None]:
-    for path in paths:
-        with path.open(encoding="utf-8", newline="\n") as part:
-            yield from (line.removesuffix("\n") for line in part)
 
 
 def _bytes(option: str, text: str | None) -> int | None:
@@ -349,18 +300,6 @@ def _parameters(given: list[str]) -> dict[str, Any]:
             raise ParameterError(f"-p {each} is not NAME=VALUE")
         values.setdefault(name.replace("-", "_"), []).append(value)
     return {name: value[0] if len(value) == 1 else value for name, value in values.items()}
-
-
-def _plain(record: Summary | Failure) -> dict[str, Any]:
-    import msgspec
-
-    return dict(msgspec.to_builtins(record))
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(value, ensure_ascii=False), file=sys.__stdout__, flush=True)
 
 
 class _Ended(BaseException):

@@ -29,7 +29,7 @@ FLOORS = [
         ),
         "dispatch tick worker preload checkup",
         "inline shipper arrivals driver sessions sockets server durable supervise local request access crew",
-        "meter diagnosis status view live explain progress api runs doctor commands cli __main__",
+        "meter diagnosis status view live explain progress api runs doctor commands delivery cli __main__",
     )
 ]
 ORDER = [name for floor in FLOORS for name in floor]
