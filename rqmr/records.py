@@ -67,7 +67,7 @@ class Place:
         if not isinstance(block.records, Sized):
             self._start(0)
             return self._counted(block.records)
-        rest = self._rest = list(block.records)
+        rest = self._rest = list(iter(block.records))  # a text's lines needn't be counted for that
         self._count, self._taken = len(rest), iter(rest)
         if self.stopped:  # perhaps before there was a rest to clear
             rest.clear()

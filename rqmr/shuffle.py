@@ -37,9 +37,12 @@ class Sink(Protocol):
         """Forget all chunks; others may follow."""
 
 
-def _batches(pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterator[tuple[Key, Any]]]:
+def _batches(pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterable[tuple[Key, Any]]]:
+    # Each iterator that a pair goes through costs a few percent of what folding it does.
+    yield islice(pairs, _BATCH)
     for pair in pairs:
-        yield chain((pair,), islice(pairs, _BATCH))
+        yield (pair,)
+        yield islice(pairs, _BATCH)
 
 
 class Shuffler:
@@ -55,25 +58,34 @@ class Shuffler:
         self._table: dict[Key, Any] = self._fold.table() if self._fold else {}
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
+        self._batch = 1  # values to hold until they are weighed
         self._runs: dict[int, list[int]] = {}  # partition -> chunks of each run
         self.key_type = self.key_example = ""
 
-    def consume(self, pairs: Iterable[tuple[Key, Any]]) -> None:
-        """Take all pairs.
+    def consume(self, streams: Iterable[Iterable[tuple[Key, Any]]]) -> None:
+        """Take all pairs of some streams, each when those before it are taken.
 
         Raises:
             CarryError: a key or value can't be carried.
             MixedKeysError: keys differ in type.
         """
-        pairs = iter(pairs)
-        first = next(pairs, _NOTHING)
-        if first is _NOTHING:
+        streams = iter(streams)
+        for stream in streams:
+            pairs = iter(stream)
+            first: Any = next(pairs, _NOTHING)
+            if first is not _NOTHING:
+                break
+        else:
             return
-        pairs = chain((first,), pairs)
         check_pair(first)
+        streams = chain((chain((first,), pairs),), streams)
         is_pair = isinstance(first, tuple | list) and len(first) == 2  # if not, unpacking it says so
         if is_pair and type(first[0]) not in UNMISTAKABLE:
-            pairs = same_type(pairs)
+            streams = (same_type(chain.from_iterable(streams)),)
+        for stream in streams:
+            self._take(iter(stream))
+
+    def _take(self, pairs: Iterator[tuple[Key, Any]]) -> None:
         holds = self._fold is None or self._fold.grows
         take = group if self._fold is None else self._fold.fold
         for batch in self._weighed(pairs) if holds else _batches(pairs):
@@ -87,17 +99,18 @@ class Shuffler:
         self._write(self._combined(), last=True)
         return set(self._runs)
 
-    def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterator[tuple[Key, Any]]]:
+    def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterable[tuple[Key, Any]]]:
         """Yield pairs in batches, and weigh the values of each when it is taken; heavy ones in smaller batches."""
-        size = 1
-        for pair in pairs:
+        while True:
             # Both are lazy: a pair that can't be taken is the record's at which the mapper is just then.
-            batch, taken = tee(chain((pair,), islice(pairs, size - 1)))
+            batch, taken = tee(islice(pairs, self._batch))
             yield batch
             values = [value for _, value in taken]
+            if not values:
+                return
             weighed = 8 * len(values) + weights(values)
             self._held += weighed
-            size = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
+            self._batch = max(1, min(2 * self._batch, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
 
     def _make_room(self) -> None:
         """Write what is held as a run, unless it takes far less when it is combined or weighed anew."""

@@ -108,9 +108,7 @@ class Task:
         self._job.counters = {}
         try:
             self._job.setup()
-            if isinstance(source, Split):
-                return self._write(self._mapped(source))
-            return self._write(self._reduced(source))
+            return self._write(self._mapped(source) if isinstance(source, Split) else (self._reduced(source),))
         except (CarryError, MixedKeysError, JobError) as error:
             raise RecordError(Failure(f"{type(self._job).__name__}: {error}", final=True)) from error
         except KeyFunctionError as error:
@@ -121,12 +119,11 @@ class Task:
         except (Exception, SystemExit) as error:
             raise RecordError(self._place.failure(error)) from error
 
-    def _mapped(self, split: Split) -> Iterator[tuple[Any, Any]]:
-        # Pairs flow from the mapper to the table through C only: a loop of ours for each would cost a tenth.
-        return chain.from_iterable(self._mapped_blocks(split))
+    def _mapped(self, split: Split) -> Iterator[Iterable[tuple[Any, Any]]]:
+        """Yield the pairs of each block, lazily.
 
-    def _mapped_blocks(self, split: Split) -> Iterator[Iterable[tuple[Any, Any]]]:
-        """Yield the pairs of each block, lazily."""
+        They flow from the mapper to the table through C only: a loop of ours for each would cost a tenth.
+        """
         place, step = self._place, self._steps[0]
         place.fraction = lambda: place.size_begun / (split.size or 1)
         for piece in split.pieces:
@@ -184,12 +181,12 @@ class Task:
         if self._place.stopped:
             raise AttemptEnded
 
-    def _write(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
+    def _write(self, streams: Iterable[Iterable[tuple[Any, Any]]]) -> Outcome:
         if self._shuffled_by is None:
-            return self._write_part(pairs)
+            return self._write_part(chain.from_iterable(streams))
         partitions = self._spec.phases[self._spec.phase_of(self._task) + 1].tasks
         shuffler = Shuffler(self._shuffled_by, partitions, self._sink, self._spec.settings.memory)
-        shuffler.consume(pairs)
+        shuffler.consume(streams)
         written = bitmap(shuffler.finish())
         return self._outcome(partitions=written, key_type=shuffler.key_type, key_example=shuffler.key_example)
 

@@ -76,7 +76,7 @@ def mapped(step: Step, tasks: list[list[Pair]], partitions: int, memory: int = P
     for number, pairs in enumerate(tasks):
         sink = store.sink(number)
         shuffler = Shuffler(step, partitions, sink, memory)
-        shuffler.consume(iter(pairs))
+        shuffler.consume([pairs])
         assert shuffler.finish() == set(sink.partitions), "what is told of partitions is what was written"
     return store
 
