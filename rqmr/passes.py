@@ -135,10 +135,9 @@ def grouped(window: Sequence[Slice], *, sort_values: bool) -> dict[Key, list[Any
     groups: dict[Key, list[Any]] = {}
     for keys, items in window:
         for key, values in zip(keys, items, strict=True):
-            if key in groups:
-                groups[key] += values
-            else:
-                groups[key] = values
+            held = groups.setdefault(key, values)
+            if held is not values:
+                held += values
     if sort_values:
         for key, values in groups.items():
             sort(key, values)

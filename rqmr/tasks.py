@@ -6,7 +6,9 @@ inline oracle run the same lines.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from inspect import isgeneratorfunction
 from itertools import chain, repeat
@@ -30,6 +32,9 @@ from rqmr.records import Guard, Place, Tell
 from rqmr.shuffle import Shuffler, Sink
 
 _is_given = partial(is_not, None)
+#: New objects that make Python look for garbage among them, and how often it does so among older ones. With Python's
+#: own numbers a reduce task of small groups spends half of its time on that.
+_COLLECT_AFTER = (100_000, 50, 100)
 _REPLACED = ("rqmr", "undecodable characters replaced")
 
 
@@ -79,6 +84,10 @@ class Task:
             SegmentLost: a segment is missing or damaged.
             AttemptEnded: the place was told to stop, or the stage is gone.
         """
+        with _seldom_collecting():
+            return self._try(source)
+
+    def _try(self, source: Split | Segments) -> Outcome:
         self._begin(with_guard=self._care.tell is not None)
         try:
             return self._run(source)
@@ -211,6 +220,17 @@ class Task:
             key, values = self._reader.largest_key
             produced |= {"values": self._reader.values, "largest_key": (as_text(shorten(key, 40)), values)}
         return Outcome(place.records, place.size, written, self._job.counters, skipped=skipped, **produced)
+
+
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Let Python look for cyclic garbage less often: a task makes millions of lists that all live for a while."""
+    before = gc.get_threshold()
+    gc.set_threshold(*_COLLECT_AFTER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:

@@ -6,7 +6,7 @@ Whatever has the same key comes out in the order of the runs.
 from __future__ import annotations
 
 import operator
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
@@ -69,6 +69,19 @@ class SortedRun:
         self._at = len(self._keys) if everything else start if below is None else bisect_left(self._keys, below, start)
         return Slice(self._keys[start : self._at], self._items[start : self._at])
 
+    def has_all_of(self, key: Key) -> bool:
+        """Whether all entries of its least key are loaded; loads one chunk more to know."""
+        if self._keys[-1] == key and self.has_more:
+            keys, items = self._load()
+            self._keys, self._items, self._at = self._keys[self._at :] + keys, self._items[self._at :] + items, 0
+        return bool(self._keys[-1] != key) or not self.has_more
+
+    def take_loaded(self, key: Key) -> Slice:
+        """Take the loaded entries of its least key, if it is this one."""
+        start = self._at
+        self._at = len(self._keys) if key is None else bisect_right(self._keys, key, start)
+        return Slice(self._keys[start : self._at], self._items[start : self._at])
+
     def take_equal(self, key: Key) -> Iterator[Any]:
         """Take the items of one key, loading on while it lasts."""
         while self.fill() and self._keys[self._at] == key:
@@ -102,8 +115,8 @@ def windows(runs: Iterable[SortedRun]) -> Iterator[list[Slice] | Stream]:
     """Yield all entries window after window, with keys ascending from one window to the next.
 
     What is less than the last loaded key of every unfinished run is complete, and can go: as slices in the order of the
-    runs. When that is nothing, one key fills a whole chunk: what isn't taken of such a stream is passed over when the
-    next window is asked.
+    runs. When that is nothing, it is one key's turn. If that fills a whole chunk it is a stream: what isn't taken of it
+    is passed over when the next window is asked.
     """
     live = [run for run in runs if run.fill()]
     while live:
@@ -111,6 +124,8 @@ def windows(runs: Iterable[SortedRun]) -> Iterator[list[Slice] | Stream]:
         limits = [limit for run in live for limit in run.limits(most)]
         bound = None if not limits or limits[0] is None else min(limits)
         window = [taken for run in live if (taken := run.take(bound, everything=not limits)).keys]
+        if not window and all(run.has_all_of(bound) for run in live):
+            window = [taken for run in live if (taken := run.take_loaded(bound)).keys]
         if window:
             yield window
         else:

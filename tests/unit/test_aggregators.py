@@ -132,6 +132,36 @@ def test_an_accumulator_is_not_shared_between_keys_or_runs(aggregator: Aggregato
     assert table["b"] == alone["b"]
 
 
+class SumOfSquares(Sum):
+    def add(self, accumulator: Any, value: Any) -> Any:
+        return accumulator + value * value
+
+
+class Longest(Max):
+    def merge(self, accumulator: Any, other: Any) -> Any:
+        return other if accumulator is None or len(other) > len(accumulator) else accumulator
+
+
+def test_a_subclass_with_a_function_of_its_own_has_it_called() -> None:
+    """The fast loops that it inherits don't know of it."""
+    squares: dict[str, int] = {}
+    SumOfSquares().fold(squares, [("k", 2), ("k", 3)])
+    assert squares == {"k": 13}
+    longest: dict[str, str] = {}
+    Longest().merge_all(longest, [("k", "z"), ("k", "aa"), ("k", "b")])
+    assert longest == {"k": "aa"}
+
+
+@pytest.mark.parametrize("aggregator", [Sum(), Count(), Min(), Max()], ids=lambda value: type(value).__name__)
+@given(pairs=st.lists(st.tuples(st.sampled_from("ab"), st.floats(-9, 9) | st.sampled_from([1, True]))))
+def test_the_fast_merge_gives_what_merge_gives(aggregator: Aggregator, pairs: list[tuple[str, Any]]) -> None:
+    slow: dict[str, Any] = {}
+    fast: dict[str, Any] = {}
+    Aggregator.merge_all(aggregator, slow, pairs)
+    aggregator.merge_all(fast, pairs)
+    assert repr(fast) == repr(slow)
+
+
 def test_of_equal_values_the_first_is_the_extreme() -> None:
     """1 and 1.0 are equal: the result doesn't depend on which task came first, but on the input's order."""
     for aggregator in (Min(), Max()):

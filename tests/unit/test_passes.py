@@ -346,3 +346,26 @@ def test_values_are_let_go_of_when_the_next_key_is_asked() -> None:
     with pytest.MonkeyPatch.context() as patch:
         cut_small(patch, batch=1 << 14, chunk=100)
         assert list(pairs()) == [("a", 0), ("hot", 0), ("z", 0)]
+
+
+def test_the_key_with_most_values_is_known() -> None:
+    """Whether it was streamed or grouped."""
+    tasks = [[("hot", 1)] * 900 + [("mild", 1)] * 50 + [("cold", 1)] for _ in range(4)]
+    step = Step(identity, lambda key, values: [(key, sum(values))])
+    for chunk in (30, 64 << 10):
+        with pytest.MonkeyPatch.context() as patch:
+            cut_small(patch, batch=1 << 14, chunk=chunk)
+            reader = SegmentReader(step, mapped(step, tasks, 1).segments(0))
+            assert [sum(values) for _, values in reader.groups()] == [4, 3600, 200]
+        assert (reader.values, reader.largest_key) == (3804, ("hot", 3600))
+
+
+def test_a_key_at_the_end_of_a_chunk_comes_as_a_list() -> None:
+    """Only one that fills a chunk is streamed: those can't be had again when a record is bad."""
+    step = Step(identity, all_values)
+    tasks = [[(f"{number:04}", number) for number in range(task, 400, 3)] for task in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        cut_small(patch, batch=1 << 14, chunk=60)
+        reader = SegmentReader(step, mapped(step, tasks, 1).segments(0))
+        assert all(isinstance(values, list) for _, values in reader.groups())
+        assert reader.chunks > 30
