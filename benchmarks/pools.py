@@ -4,8 +4,8 @@
 
 Two processes read pieces of 16 MiB, cut at line ends, and send what they made of them; this one puts it together and
 writes one sorted file. Nothing is given out twice, nothing is checked, and all that comes back has to fit in memory.
-Records go through the job's own functions; but `sort` sorts whole lines, and `lines` and `chunks` do what one would who has
-only words to count.
+Records go through the job's own functions; but `sort` sorts whole lines, and `lines` and `chunks` do what one would who
+has only words to count.
 """
 
 from __future__ import annotations
