@@ -28,7 +28,7 @@ class Axis:
     def share(self, value: float) -> float:
         """Where on the axis a value is, from 0 to 1."""
         first, last = self._scaled(self.marks[0][0]), self._scaled(self.marks[-1][0])
-        return (self._scaled(value) - first) / (last - first)
+        return (self._scaled(value) - first) / ((last - first) or 1)
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if self.is_log else value

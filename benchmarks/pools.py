@@ -4,12 +4,13 @@
 
 Two processes read pieces of 16 MiB, cut at line ends, and send what they made of them; this one puts it together and
 writes one sorted file. Nothing is given out twice, nothing is checked, and all that comes back has to fit in memory.
+Records go through the job's own functions; but `sort` sorts whole lines, and `lines` and `chunks` do what one would who
+has only words to count.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "jobs"))
 
-from functions import PATTERN, added, index, parted, words
+from functions import SORT_KEY_BYTES, added, index, matching, words
 
 PROCESSES = 2
 PIECE_BYTES, BLOCK_BYTES = 16 << 20, 256 << 10
@@ -130,13 +131,12 @@ def index_words(piece: Piece) -> dict[str, set[str]]:
 
 def find_lines(piece: Piece) -> list[tuple[str, str]]:
     """The lines that match."""
-    matches = re.compile(PATTERN).search
-    return [(path, line) for path, line in lines_of(piece) if matches(line)]
+    return [pair for path, line in lines_of(piece) for pair in matching(path, line)]
 
 
-def sort_lines(piece: Piece) -> list[tuple[str, str]]:
-    """The records of a piece, sorted."""
-    return sorted(pair for path, line in lines_of(piece) for pair in parted(path, line))
+def sort_lines(piece: Piece) -> list[str]:
+    """The records of a piece, sorted: whole lines, as they begin with the key."""
+    return sorted(line for _, line in lines_of(piece))
 
 
 # --- and this one of all that -------------------------------------------------------------------------------------
@@ -190,11 +190,11 @@ def merge_found(parts: Iterable[list[tuple[str, str]]]) -> Iterator[str]:
     return (f"{path}\t{line}\n" for part in parts for path, line in part)
 
 
-def merge_sorted(parts: Iterable[list[tuple[str, str]]]) -> Iterator[str]:
+def merge_sorted(parts: Iterable[list[str]]) -> Iterator[str]:
     """Sort the sorted pieces, which timsort does by merging them."""
-    records = [pair for part in parts for pair in part]
-    records.sort()
-    return (f"{key}\t{rest}\n" for key, rest in records)
+    lines = [line for part in parts for line in part]
+    lines.sort()
+    return (f"{line[:SORT_KEY_BYTES]}\t{line[SORT_KEY_BYTES:]}\n" for line in lines)
 
 
 PROGRAMS: dict[str, tuple[Callable[[Piece], Any], Callable[[Iterable[Any]], Iterator[str]]]] = {

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 WORD = re.compile(r"\w+")
 #: Few lines of a corpus match it.
 PATTERN = r"_\w+beef\("
+matches = re.compile(PATTERN).search
 SORT_KEY_BYTES = 10
 
 
@@ -32,6 +33,12 @@ def index(source: str, line: str) -> Iterator[tuple[str, str]]:
     """Yield each word of a line, and the name of its file."""
     for word in WORD.findall(line.lower()):
         yield word, source
+
+
+def matching(source: str, line: str) -> Iterator[tuple[str, str]]:
+    """Yield the line, and the name of its file, if it matches."""
+    if matches(line):
+        yield source, line
 
 
 def parted(source: str, line: str) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import common
 import dask
 import dask.bag as db
 import pools
-from functions import PATTERN, index, parted, words
+from functions import index, matching, parted, words
 
 
 def bag(function: Callable[[str, str], Iterable[Any]], paths: list[str]) -> Any:
@@ -45,11 +44,6 @@ def join(names: set[str], pair: tuple[str, str]) -> set[str]:
     return names
 
 
-def found(path: str, line: str) -> list[tuple[str, str]]:
-    """The line, if it matches."""
-    return [(path, line)] if re.search(PATTERN, line) else []
-
-
 def do_words(paths: list[str]) -> Iterator[str]:
     """Count words."""
     return common.pair_lines(sorted(bag(words, paths).foldby(first, add, 0, plus, 0).compute()))
@@ -63,7 +57,7 @@ def do_index(paths: list[str]) -> Iterator[str]:
 
 def do_grep(paths: list[str]) -> Iterator[str]:
     """Find lines."""
-    return common.pair_lines(bag(found, paths).compute())
+    return common.pair_lines(bag(matching, paths).compute())
 
 
 def do_sort(paths: list[str]) -> Iterator[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 
 import common
-from functions import PATTERN, added, index, parted, words
+from functions import added, index, matching, parted, words
 from mrjob.job import MRJob
 
 
@@ -52,8 +51,7 @@ class Grep(MRJob):
 
     def mapper(self, _: None, line: str) -> Iterator[tuple[str, str]]:
         """Yield the line if it matches."""
-        if re.search(PATTERN, line):
-            yield source(), line
+        return matching(source(), line)
 
 
 class Sort(MRJob):

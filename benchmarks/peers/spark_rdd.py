@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import common
 import pools
-from functions import PATTERN, index, parted, words
+from functions import index, matching, parted, words
 from pyspark import SparkConf, SparkContext
 
 
@@ -22,11 +21,6 @@ def mapped(context: SparkContext, function: Callable[[str, str], Iterable[Any]],
                 yield from function(path, line)
 
     return context.parallelize(pieces, len(pieces)).mapPartitions(of_pieces)
-
-
-def found(path: str, line: str) -> list[tuple[str, str]]:
-    """The line, if it matches."""
-    return [(path, line)] if re.search(PATTERN, line) else []
 
 
 def add(one: int, other: int) -> int:
@@ -52,7 +46,7 @@ def main() -> None:
         "index": lambda paths: common.index_lines(
             mapped(context, index, paths).aggregateByKey(set(), with_name, set.union, 2).sortByKey().toLocalIterator()
         ),
-        "grep": lambda paths: common.pair_lines(mapped(context, found, paths).toLocalIterator()),
+        "grep": lambda paths: common.pair_lines(mapped(context, matching, paths).toLocalIterator()),
         "sort": lambda paths: common.pair_lines(
             mapped(context, parted, paths).sortByKey(numPartitions=2).toLocalIterator()
         ),
