@@ -129,7 +129,11 @@ class Scripts:
             pipe = self._client.pipeline(transaction=False)
             for shuffles, arguments in _calls_of_write(fields):
                 pipe.evalsha(script.sha, 1 + len(shuffles), self._keys.run, *shuffles, *arguments)
-            return pipe.execute()
+            # Raised by redis-py an error tells the command, whose megabyte it would wrap to lines first.
+            replies = pipe.execute(raise_on_error=False)
+            if errors := [reply for reply in replies if isinstance(reply, Exception)]:
+                raise errors[0]
+            return replies
 
         def send_with_script() -> Any:
             self._client.script_load(script.script)
