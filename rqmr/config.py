@@ -79,6 +79,7 @@ class Config(Struct, frozen=True, kw_only=True):
         _require(self.workers is None or 0 <= self.workers <= 1000, "workers", self.workers, "0 to 1000")
         _require(self.memory >= 1, "memory", self.memory, "1 byte or more")
         _require(self.ship_memory >= 4 << 20, "ship memory", self.ship_memory, "4 MiB or more")
+        _require(not isinstance(self.shuffle_urls, str), "shuffle URLs", self.shuffle_urls, "a tuple of URLs")
         for url in self.shuffle_urls:
             _require_server(url)
         _require(self.format in (None, "tsv", "jsonl"), "format", self.format, "tsv or jsonl")

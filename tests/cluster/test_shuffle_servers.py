@@ -321,3 +321,31 @@ def test_a_url_with_a_password_or_of_no_redis_is_refused(url: str) -> None:
         Config(shuffle_urls=(url,))
     assert MARK not in str(refused.value)
     assert "shuffle URL" in str(refused.value)
+
+
+def test_both_options_of_the_command_go_together_in_a_job_of_two_steps(
+    workers: Workers, bench: Bench, start_server: Callable[..., RedisServer], tmp_path: Path
+) -> None:
+    """What the reduce tasks of the first step write is spread and spilled as what the maps do."""
+    small = [start_server("--maxmemory", "8mb"), start_server("--maxmemory", "8mb")]
+    workers.start(2)
+    spill = tmp_path / "spill"
+    bench.write(12, lines=16)
+    named = [word for server in small for word in ("--shuffle-url", server.url)]
+    command = bench.command("relay", "-r", "5", "--split-size", "4096", *named, "--spill", spill).start()
+    spilled: set[str] = set()
+    wait_until(lambda: spilled.update(names_in(spill)) or command.is_over, timeout=60, what="the command exits")
+    command.assert_right()
+    assert {name[:4] for name in spilled} == {"s0-m", "s0-r"}
+    assert not list(spill.iterdir())
+    assert [keys_of(server) for server in small] == [set(), set()]
+
+
+def names_in(spill: Path) -> list[str]:
+    return [path.name for path in spill.glob(".rqmr-spill-*/*") if path.suffix != ".new"]
+
+
+def test_one_url_that_is_no_tuple_is_refused() -> None:
+    """Its letters would be taken for URLs."""
+    with pytest.raises(RefusedError, match="it must be a tuple of URLs"):
+        Config(shuffle_urls="redis://b:6379/0")  # type: ignore[arg-type]
