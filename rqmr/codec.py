@@ -342,7 +342,7 @@ def _cut_long_groups(
     keys: Sequence[Key], items: Sequence[list[Any]], limit: int
 ) -> tuple[Sequence[Key], Sequence[Any]]:
     """Give a key with many values several entries, so that no chunk has to hold them all."""
-    if all(len(item) <= limit for item in items):
+    if max(map(len, items), default=0) <= limit:
         return keys, items
     cut_keys, cut_items = [], []
     for key, item in zip(keys, items, strict=True):

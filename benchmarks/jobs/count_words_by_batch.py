@@ -1,15 +1,16 @@
-"""Count words, many lines at a time."""
+"""Count words, a block of lines at a time."""
 
-from collections import Counter
+from collections.abc import Iterable
+from itertools import repeat
 
-from functions import words, words_of_text
+from functions import words
 
-from rqmr import Job, Sum
+from rqmr import Count, Job
 
 
 class CountWordsByBatch(Job):
     mapper = staticmethod(words)
-    reducer = Sum()
+    reducer = Count()
 
-    def map_batch(self, source: str, text: str) -> Counter[str]:
-        return words_of_text(text)
+    def map_batch(self, source: str, lines: str) -> Iterable[tuple[str, int]]:
+        return zip(lines.lower().split(), repeat(1))
