@@ -249,6 +249,13 @@ class Distinct(Aggregator):
             else:
                 table[key] = {value: None}
 
+    def merge_all(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        for key, other in pairs:
+            if key in table:
+                table[key].update(other)
+            else:
+                table[key] = other
+
     def finish(self, accumulator: dict[Any, None]) -> list[Any]:
         return sorted(accumulator)
 

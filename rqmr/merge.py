@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
+from operator import length_hint
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator
 from rqmr.codec import Key, unseal
 from rqmr.config import Config
-from rqmr.errors import SegmentLost
+from rqmr.errors import KeyFunctionError, SegmentLost
 from rqmr.job import Reducer, Step
 from rqmr.passes import Passes, ascending, folded, grouped, together
 from rqmr.windows import SortedRun, Stream, windows
@@ -94,14 +95,14 @@ class SegmentReader:
                     yield key, groups[key]
 
     def folded(self) -> Iterator[tuple[list[Key], list[Any]]]:
-        """Yield keys, ascending, and their accumulators, many at a time. Raises as `groups`, and KeyFunctionError."""
+        """Yield keys, ascending, and their results, many at a time. Raises as `groups`, and KeyFunctionError."""
         aggregator = self._step.reducer
         assert isinstance(aggregator, Aggregator)
         with closing(self._passes):
             for window in windows(self._runs()):
                 table = folded(window, aggregator)
                 keys = ascending(table)
-                yield keys, list(map(table.__getitem__, keys))
+                yield keys, _finished(aggregator, keys, table)
 
     def _streamed(self, stream: Stream) -> Iterator[Any]:
         lists = stream.values_in_order() if self._step.sort_values else stream.items()
@@ -282,4 +283,15 @@ def folds_in_bulk(step: Step) -> bool:
     if not isinstance(reducer, Aggregator):
         return False
     kind = type(reducer)
-    return kind.merge_all is not Aggregator.merge_all and kind.finish is Aggregator.finish
+    is_ours = kind.__module__ == Aggregator.__module__
+    return is_ours or (kind.merge_all is not Aggregator.merge_all and kind.finish is Aggregator.finish)
+
+
+def _finished(aggregator: Aggregator, keys: list[Key], table: dict[Key, Any]) -> list[Any]:
+    if type(aggregator).finish is Aggregator.finish:
+        return list(map(table.__getitem__, keys))
+    upcoming = iter(keys)
+    try:
+        return [aggregator.finish(table[key]) for key in upcoming]
+    except Exception as error:
+        raise KeyFunctionError(keys[len(keys) - length_hint(upcoming) - 1]) from error

@@ -39,6 +39,8 @@ def to_json(value: Any) -> str:
         return _json_text(value)
     if kind is int or (kind is float and math.isfinite(value)):
         return repr(value)
+    if kind is list and set(map(type, value)) == {str}:  # what Distinct and Collect mostly give
+        return f"[{','.join(map(_json_text, value))}]"
     return _json(_spelled(value))
 
 

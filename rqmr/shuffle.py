@@ -15,7 +15,7 @@ from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
 from rqmr.order import TotalOrder
-from rqmr.values import weights
+from rqmr.values import weight_by_sample, weights
 from rqmr.windows import sort
 
 #: Pairs that are folded between two looks at the memory.
@@ -120,7 +120,7 @@ class Shuffler:
         if combines or (self._fold and self._fold.grows):
             self._held, self._keys_weighed = 0, 0
             self._weigh_new_keys()
-            self._held += weights(list(self._table.values()))
+            self._held += weight_by_sample(list(self._table.values()))
         if self._held > self._memory // 2:
             self._write(self._table if combines else self._combined(), last=False)
 

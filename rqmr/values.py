@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,8 @@ import msgspec
 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _TEXTS = frozenset({str, bytes})
+#: How many values are weighed for all.
+_SAMPLE = 1000
 _SEQUENCES = frozenset({list, tuple})
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,6 +55,15 @@ def weights(values: Collection[Any]) -> int:
     if kinds <= _SEQUENCES or kinds == {dict}:
         return 64 * len(values) + sum(map(weights, _flattened(values)))
     return sum(map(weight, values))
+
+
+def weight_by_sample(values: Sequence[Any]) -> int:
+    """Return about the sum of the weights of some lists or dicts: their elements are counted, and some are weighed."""
+    if not values or not set(map(type, values)) <= _SEQUENCES | {dict}:
+        return weights(values)
+    sample = values[:: max(1, len(values) // _SAMPLE)]
+    weighed, elements = weights(sample) - 64 * len(sample), sum(map(len, sample))
+    return 64 * len(values) + sum(map(len, values)) * weighed // (elements or 1)
 
 
 def _flattened(values: Iterable[Any]) -> Iterator[list[Any]]:

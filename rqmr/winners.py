@@ -66,7 +66,7 @@ def _read(phase: Phase, name: str, entry: bytes) -> tuple[TaskId, Winner]:
     outcome = _decode(packed)
     if outcome.part and not _can_be(outcome.part):
         raise ValueError(f"{outcome.part!r} is no part")
-    for amount in (outcome.records, outcome.size, outcome.written):
+    for amount in (outcome.records, outcome.size, outcome.written, outcome.values, outcome.largest_key[1]):
         whole(amount)
     return task, (attempt, outcome)
 

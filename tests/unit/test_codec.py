@@ -33,7 +33,7 @@ from rqmr.codec import (
     unseal,
 )
 from rqmr.errors import CarryError, MixedKeysError
-from rqmr.values import weight, weights
+from rqmr.values import weight, weight_by_sample, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -555,6 +555,13 @@ def test_a_value_that_does_not_fit_its_annotation_is_told_with_its_key_and_type(
 @given(st.lists(values))
 def test_many_values_weigh_what_each_of_them_weighs(some: list[Any]) -> None:
     assert weights(some) == sum(map(weight, some))
+
+
+def test_lists_weigh_about_what_their_elements_do_however_differently_long_they_are() -> None:
+    some: list[Any] = [["word"] * (number % 7) for number in range(50_000)] + [["word"] * 300_000]
+    assert 0.9 < weight_by_sample(some) / weights(some) < 1.1
+    assert weight_by_sample([{"a": None}] * 5000) == weights([{"a": None}] * 5000)
+    assert weight_by_sample([]) == 0
 
 
 def test_a_weight_is_about_what_the_value_takes_in_memory() -> None:

@@ -188,6 +188,11 @@ class Reading:
     at: float
 
 
+@given(st.lists(st.text()))
+def test_lists_of_text_are_spelled_as_json_spells_them(texts: list[str]) -> None:
+    assert to_json(texts) == json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+
+
 @pytest.mark.parametrize("form", ["tsv", "jsonl"])
 @pytest.mark.parametrize("value", [Opaque(), 1j, len, [Opaque()], {"a": {"b": Opaque()}}, {Opaque(): 1}])
 def test_a_value_without_a_spelling_is_told_with_its_key_and_type(form: str, value: Any, tmp_path: Path) -> None:
