@@ -194,12 +194,14 @@ class ChunkCodec:
         """
         if self.is_grouped:
             keys, items = _cut_long_groups(keys, items, _MOST_VALUES)
-        start, count = 0, 256
+        start, count, is_probe = 0, 256, True
         while start < len(keys):
             end = min(start + count, len(keys))
             body = self._encode(keys[start:end], items[start:end])
-            if len(body) > _CHUNK_LIMIT and end - start > 1:
-                count = max(1, (end - start) * _CHUNK_TARGET // len(body))
+            count = max(1, min((end - start) * _CHUNK_TARGET // len(body), _CHUNK_ENTRIES))
+            # The first chunk is as large as the others, since a reduce task takes it for one of them.
+            is_small, is_probe = is_probe and end < len(keys) and count > 2 * (end - start), False
+            if is_small or (len(body) > _CHUNK_LIMIT and end - start > 1):
                 continue
             if len(body) > _CHUNK_LIMIT and self.is_grouped and len(items[start]) > 1:
                 # One key's values are many bytes though they are few.
@@ -210,7 +212,6 @@ class ChunkCodec:
             if len(body) > _BODY_LIMIT:
                 raise CarryError(f"key {shorten(keys[start])}: a value has more than {_BODY_LIMIT >> 20} MiB")
             yield body
-            count = max(1, min((end - start) * _CHUNK_TARGET // len(body), _CHUNK_ENTRIES))
             start = end
 
     def _encode(self, keys: Sequence[Key], items: Sequence[Any]) -> bytes:
