@@ -24,8 +24,10 @@ from rqmr.windows import SortedRun, Stream, windows
 
 #: In a segment: more than any server holds.
 _MOST_CHUNKS = 1 << 32
-#: About how many bytes are fetched in one go, and how many chunks at the most and before their size is known.
-_WINDOW, _MOST_FETCHED, _FIRST_FETCHED = 4 << 20, 256, 16
+#: About how many bytes are fetched in one go, and how many chunks at the most.
+_WINDOW, _MOST_FETCHED = 4 << 20, 256
+#: A chunk's bytes where nothing is known of them, and for how many chunks that counts.
+_USUAL_SIZE, _FIRST_FETCHED = 64 << 10, 16
 
 
 class Segments(Protocol):
@@ -233,9 +235,9 @@ class _Fetch:
 
     def _limit(self) -> int:
         """Return how many chunks to fetch in one go, by the size of those before."""
-        if not self._fetched:
-            return _FIRST_FETCHED
-        return max(1, min(_MOST_FETCHED, self._window * self._fetched // (self.size or 1)))
+        # Heads come first, and may be small: so a few chunks of the usual size are taken for known.
+        fetched, size = self._fetched + _FIRST_FETCHED, self.size + _FIRST_FETCHED * _USUAL_SIZE
+        return max(1, min(_MOST_FETCHED, self._window * fetched // size))
 
     def _get(self, wanted: Sequence[tuple[int, int]]) -> Sequence[bytes | None]:
         stored = self._segments.chunks(wanted)

@@ -99,7 +99,7 @@ def reduce_all(step: Step, store: Store, partitions: int, memory: int = PLENTY) 
 
 
 def run(step: Step, tasks: list[list[Pair]], partitions: int, memory: int = PLENTY) -> list[list[Pair]]:
-    return reduce_all(step, mapped(step, tasks, partitions, memory), partitions, memory)
+    return reduce_all(step, mapped(step, tasks, partitions, memory), partitions, max(memory, 5000))
 
 
 def oracle(
