@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from harness import wait_until
+from s3fs import S3FileSystem
 
 #: What lets in here; the server takes anything.
 CREDENTIALS = {
@@ -68,8 +69,10 @@ def s3_server(directory: Path) -> Iterator[S3]:
         )  # fmt: skip
     try:
         wait_until(lambda: _listens(port), timeout=30, what="the S3 server listens")
+        S3FileSystem.clear_instance_cache()  # this process may know another server
         yield S3(port)
     finally:
+        S3FileSystem.clear_instance_cache()
         process.kill()
         process.wait()
 
