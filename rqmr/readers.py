@@ -241,7 +241,9 @@ def _blocks_of_lines(piece: Piece, settings: Settings) -> Iterator[tuple[Block, 
             yield block, _line_by_line(block, settings), False
         else:
             if text:
-                yield block, TextLines(text.replace("\r\n", "\n").removesuffix("\n")), True
+                if "\r" in text:  # far faster to look for than what would be replaced
+                    text = text.replace("\r\n", "\n")
+                yield block, TextLines(text.removesuffix("\n")), True
 
 
 def _line_by_line(block: Block, settings: Settings) -> list[str | UnreadableRecord]:

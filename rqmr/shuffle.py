@@ -20,8 +20,9 @@ from rqmr.windows import sort
 
 #: Pairs that are folded between two looks at the memory.
 _BATCH = 1 << 14
-#: The same where values are held: so many of them may be far larger than those before.
-_HELD_BATCH = 256
+#: The same where values are held, some of which may be far larger than those before; and how many of them at most go
+#: by until the next one is weighed: most of what weighing all would cost is spared.
+_HELD_BATCH, _UNWEIGHED = 256, 7
 _NOTHING: Any = object()
 #: What a dict's entry takes besides its key and value.
 _ENTRY = 100  # bytes
@@ -100,17 +101,36 @@ class Shuffler:
         return set(self._runs)
 
     def _weighed(self, pairs: Iterator[tuple[Key, Any]]) -> Iterator[Iterable[tuple[Key, Any]]]:
-        """Yield pairs in batches, and weigh the values of each when it is taken; heavy ones in smaller batches."""
+        """Yield pairs in batches, heavy ones in smaller batches, and weigh the values of some when they are taken.
+
+        Where they are light, as many others go by and are assumed to weigh as much. A stream is of one block of the
+        input, and its first batch is weighed, so values can't be much heavier unawares.
+        """
+        seen = 0
         while True:
             # Both are lazy: a pair that can't be taken is the record's at which the mapper is just then.
-            batch, taken = tee(islice(pairs, self._batch))
+            size = self._batch
+            batch, taken = tee(islice(pairs, size))
             yield batch
             values = [value for _, value in taken]
             if not values:
                 return
             weighed = 8 * len(values) + weights(values)
             self._held += weighed
-            self._batch = max(1, min(2 * self._batch, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
+            self._batch = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
+            if len(values) < size:
+                return
+            seen += size
+            if self._batch == _HELD_BATCH:
+                unweighed = min(seen, _UNWEIGHED * _HELD_BATCH)
+                yield islice(pairs, unweighed)
+                following = next(pairs, _NOTHING)
+                if following is _NOTHING:
+                    self._held += unweighed // 2 * weighed // size
+                    return
+                self._held += unweighed * weighed // size
+                seen += unweighed
+                yield (following,)
 
     def _make_room(self) -> None:
         """Write what is held as a run, unless it takes far less when it is combined or weighed anew."""

@@ -19,6 +19,7 @@ from rqmr.errors import CarryError, JobError, MixedKeysError, SegmentLost
 from rqmr.job import Step
 from rqmr.merge import SegmentReader, folds_in_bulk, reduced
 from rqmr.shuffle import Shuffler
+from rqmr.values import weight
 
 Pair = tuple[Any, Any]
 PLENTY = 64 << 20
@@ -240,6 +241,18 @@ def test_a_table_that_fits_is_one_run_and_one_that_does_not_spills() -> None:
         runs = rqmr.codec.unseal(store.chunks[0][0][0]).runs
         assert (len(runs) > 1) == spills
         assert reduce_all(step, store, 1) == [[(key, 2) for key in sorted({key for key, _ in pairs})]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 200, 256, 257, 300, 1000, 5000])
+def test_what_is_held_is_known_however_the_pairs_come(length: int) -> None:
+    """Not every value is weighed, and nobody counts what a block gives."""
+    shuffler = Shuffler(Step(identity, all_values), 1, Store().sink(0), PLENTY)
+    values = ["v" * (number % 50) for number in range(20_000)]
+    streams = [values[start : start + length] for start in range(0, len(values), length)]
+
+    shuffler.consume([("k", value) for value in stream] for stream in streams)
+
+    assert 0.7 < shuffler._held / (sum(map(weight, values)) + 8 * len(values)) < 1.5
 
 
 def test_a_fold_that_stays_small_does_not_spill() -> None:
