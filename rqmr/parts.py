@@ -68,7 +68,7 @@ def _jsonl_line(key: Any, value: Any) -> str:
 def _tsv_line(key: Any, value: Any) -> str:
     if type(key) is str and type(value) is int and key.isalnum():  # a word and its number
         return f"{key}\t{value}\n"
-    if type(key) is str and type(value) is str:
+    if type(key) is str and (type(value) is str or type(value) is int):
         text = f"{key}\t{value}"
         if text.count("\t") == 1 and not ("\n" in text or "\\" in text or "\r" in text):
             return f"{text}\n"
