@@ -128,6 +128,8 @@ def _order(spec: Spec, made: Program) -> str:
     partitioner = steps_of(made.job)[-1].partitioner
     if len(spec.phases) == 1:
         return "that of the input"
+    if spec.phases[-1].tasks == 1:
+        return "keys ascend in the one part"
     if isinstance(partitioner, TotalOrder):
         bounds = partitioner.bounds or spec.bounds
         shown = ", ".join(shorten(bound, 40) for bound in bounds[:_SHOWN_BOUNDS])

@@ -86,15 +86,16 @@ def ordered(step: Step, bounds: Sequence[Key]) -> None:
 
 def _sampled_keys(job: Job, step: Step, splits: Sequence[Split], settings: Settings) -> list[Key]:
     keys: list[Key] = []
-    with contextlib.redirect_stdout(io.StringIO()):
+    # What can't be set up, read or mapped is told when the run comes to it.
+    told_later = Exception, SystemExit
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(*told_later):
         job.setup()
         for piece in _sampled_pieces([piece for split in splits for piece in split.pieces]):
             size = 0
-            # What can't be read or mapped is told when the run comes to it.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(*told_later):
                 for block in job.reader.blocks(piece, settings):
                     for record in block.records:
-                        with contextlib.suppress(Exception):
+                        with contextlib.suppress(*told_later):
                             keys.extend(key for key, _ in step.mapper(block.source, record) or ())
                     size += block.size
                     if size >= _PLACE_BYTES:

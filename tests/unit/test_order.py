@@ -75,6 +75,18 @@ def test_records_that_can_not_be_mapped_are_told_by_the_run_and_not_by_the_sampl
     assert [key for part in found for key, _ in part] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("problem", ["raise ValueError('no table')", "raise SystemExit('no table')"])
+@pytest.mark.parametrize("where", ["setup(self)", "mapper(self, source, line)"])
+def test_what_the_sample_stumbles_over_fails_the_run_and_not_the_plan(tmp_path: Path, where: str, problem: str) -> None:
+    path = tmp_path / "numbers.txt"
+    path.write_text("3\n1\n")
+
+    with pytest.raises(rqmr.RunFailed, match="no table") as caught:
+        parts(job(tmp_path, "line", f"    reducer = Collect()\n    def {where}:\n        {problem}"), [path])
+
+    assert "job.py" in caught.value.failure.traceback
+
+
 def test_an_input_without_a_key_has_empty_parts(tmp_path: Path) -> None:
     path = tmp_path / "blank.txt"
     path.write_text("\n\n")
