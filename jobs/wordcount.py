@@ -10,9 +10,8 @@ takes the time. What is paired by `zip` and counted by `Count` never comes back 
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 
-from rqmr import Count, Job
+from rqmr import Count, Job, Ones
 
 
 class WordCount(Job):
@@ -21,6 +20,6 @@ class WordCount(Job):
             yield word, 1
 
     def map_batch(self, source: str, lines: str) -> Iterable[tuple[str, int]]:
-        return zip(lines.lower().split(), repeat(1))
+        return Ones(lines.lower().split())
 
     reducer = Count()

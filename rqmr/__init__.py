@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Min, Sum, Top
     from rqmr.api import Result, run
+    from rqmr.batch import Ones
     from rqmr.config import Config
     from rqmr.errors import RefusedError, RqmrError, RunFailed
     from rqmr.job import Job, Step
@@ -41,6 +42,7 @@ __all__ = [
     "Max",
     "Mean",
     "Min",
+    "Ones",
     "Reader",
     "RefusedError",
     "Result",
@@ -59,6 +61,7 @@ __all__ = [
 _HOMES = {
     "aggregators": ("Aggregator", "Collect", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top"),
     "api": ("Result", "run"),
+    "batch": ("Ones",),
     "config": ("Config",),
     "errors": ("RefusedError", "RqmrError", "RunFailed"),
     "job": ("Job", "Step"),

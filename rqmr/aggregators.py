@@ -124,6 +124,11 @@ class Count(Aggregator):
         assert isinstance(table, Counter)
         table.update(map(itemgetter(0), pairs))  # a loop in C
 
+    def count(self, table: dict[Any, Any], keys: Iterable[Any]) -> None:
+        """Do as `fold` with a pair for each key."""
+        assert isinstance(table, Counter)
+        table.update(keys)
+
     def merge_all(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
         get = table.get
         for key, other in pairs:

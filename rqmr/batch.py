@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 from rqmr.errors import JobError
 from rqmr.readers import Block, TextLines
 
 Pairs = Iterable[tuple[Any, Any]]
+
+
+class Ones:
+    """Pairs of keys, each with the value 1: what ``zip(keys, repeat(1))`` is, but `Count` counts them faster."""
+
+    def __init__(self, keys: Iterable[Any]) -> None:
+        self._keys = keys if isinstance(keys, list) else list(keys)
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return zip(self._keys, repeat(1))
+
+    def keys(self, most: int) -> Iterator[list[Any]]:
+        """Yield the keys in lists of at most so many."""
+        return (self._keys[start : start + most] for start in range(0, len(self._keys), most))
 
 
 class BatchMapper:

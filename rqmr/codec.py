@@ -68,7 +68,7 @@ def partitions_for(keys: Sequence[Key], partitions: int) -> list[int]:
     """Return the partition of each key, as `partition_for` does."""
     if set(map(type, keys)) <= _PLAIN:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return [crc32(_encode(key)) % partitions for key in keys]
+            return [hashed % partitions for hashed in map(crc32, map(_encode, keys))]
     return [partition_for(key, partitions) for key in keys]
 
 

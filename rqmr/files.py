@@ -20,7 +20,7 @@ from rqmr.model import Piece
 from rqmr.urls import is_url, open_url
 
 #: Bytes that are read and decoded at once: enough for C speed, little enough for the processor's cache.
-BLOCK = 256 << 10
+BLOCK = 64 << 10
 SHORTER = "the file has become shorter since the run was planned"
 _ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 #: How a compressed file begins, and what reads it, imported when one is met: not every Python has them all.

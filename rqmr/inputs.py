@@ -163,7 +163,8 @@ def choose_reducers(total: int, workers: int) -> int:
     """Return the number of reduce tasks for `total` bytes of input."""
     # A small multiple of the workers (the MapReduce paper, §3.5), as each makes a part file: one for each, and more if
     # partitions were large.
-    return 1 if total < LEAST_TO_PART else max(1, min(max(workers, -(-total // MOST_OF_A_PART)), 4 * workers))
+    workers = max(1, workers)
+    return 1 if total < LEAST_TO_PART else workers * max(1, min(-(-total // (MOST_OF_A_PART * workers)), 4))
 
 
 def parse_size(text: str) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, tee
 from typing import Any, Protocol
 
-from rqmr.aggregators import Aggregator, group
+from rqmr.aggregators import Aggregator, Count, group
+from rqmr.batch import Ones
 from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.job import Step
@@ -84,12 +85,18 @@ class Shuffler:
         if is_pair and type(first[0]) not in UNMISTAKABLE:
             streams = (same_type(chain.from_iterable(streams)),)
         for stream in streams:
-            self._take(iter(stream))
+            if isinstance(stream, Ones) and isinstance(self._fold, Count):
+                self._take_by(self._fold.count, stream.keys(_BATCH))
+            else:
+                self._take(iter(stream))
 
     def _take(self, pairs: Iterator[tuple[Key, Any]]) -> None:
         holds = self._fold is None or self._fold.grows
         take = group if self._fold is None else self._fold.fold
-        for batch in self._weighed(pairs) if holds else _batches(pairs):
+        self._take_by(take, self._weighed(pairs) if holds else _batches(pairs))
+
+    def _take_by(self, take: Callable[[dict[Key, Any], Iterable[Any]], None], batches: Iterable[Iterable[Any]]) -> None:
+        for batch in batches:
             take(self._table, batch)
             self._weigh_new_keys()
             if self._held > self._memory:
@@ -157,7 +164,7 @@ class Shuffler:
             raise MixedKeysError(f"keys of one step must have one type: some are {self.key_type}, others {key_type}")
         if key_type and not self.key_type:
             self.key_type, self.key_example = key_type, shorten(next(iter(table)))
-        by_partition = self._cut(sorted(table)) if table else {}
+        by_partition = self._cut(table) if table else {}
         if last:
             for partition in self._runs:
                 by_partition.setdefault(partition, [])
@@ -165,7 +172,7 @@ class Shuffler:
             for key, values in table.items():
                 sort(key, values)
         for partition, keys in by_partition.items():
-            self._write_run(partition, keys, [table[key] for key in keys], last=last)
+            self._write_run(partition, keys, list(map(table.__getitem__, keys)), last=last)
         self._table.clear()
         self._held = self._keys_weighed = 0
 
@@ -186,14 +193,20 @@ class Shuffler:
                 raise KeyFunctionError(key) from error
         return table
 
-    def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
+    def _cut(self, table: dict[Key, Any]) -> dict[int, list[Key]]:
+        """Return each partition's keys, sorted."""
         if self._partitions == 1:
-            return {0: keys}
+            return {0: sorted(table)}
         if isinstance(self._step.partitioner, TotalOrder):
-            return self._ranges(self._step.partitioner, keys)
+            return self._ranges(self._step.partitioner, sorted(table))
+        # Cut before they are sorted: a dict's keys lie in memory in the order in which they came, so they are read
+        # there one after the other, and less is sorted at a time.
         parts: list[list[Key]] = [[] for _ in range(self._partitions)]
+        keys = list(table)
         for key, partition in zip(keys, self._partitions_of(keys), strict=True):
             parts[partition].append(key)
+        for part in parts:
+            part.sort()
         return {partition: part for partition, part in enumerate(parts) if part}
 
     def _ranges(self, order: TotalOrder, keys: list[Key]) -> dict[int, list[Key]]:

@@ -26,7 +26,7 @@ from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reduced
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.order import ordered
-from rqmr.parts import PartFile, PartWriter
+from rqmr.parts import Columns, PartFile, PartWriter
 from rqmr.readers import Block
 from rqmr.records import Guard, Place, Tell
 from rqmr.shuffle import Shuffler, Sink
@@ -117,7 +117,7 @@ class Task:
         self._job.counters = {}
         try:
             self._job.setup()
-            return self._write(self._mapped(source) if isinstance(source, Split) else (self._reduced(source),))
+            return self._write(self._mapped(source) if isinstance(source, Split) else self._reduced(source))
         except (CarryError, MixedKeysError, JobError) as error:
             raise RecordError(Failure(f"{type(self._job).__name__}: {error}", final=True)) from error
         except KeyFunctionError as error:
@@ -157,17 +157,17 @@ class Task:
         self._place.enter_whole(block, count)
         return batch(block.source, records)
 
-    def _reduced(self, segments: Segments) -> Iterator[tuple[Any, Any]]:
+    def _reduced(self, segments: Segments) -> Iterable[Iterable[tuple[Any, Any]]]:
         place, step = self._place, self._steps[self._task.step]
         self._reader = reader = SegmentReader(step, segments, self._spec.settings.memory, self._check_stopped)
         place.fraction = lambda: reader.loaded / (reader.chunks or 1)
         following = self._steps[self._task.step + 1 :]
         if self._guard:
-            return self._guard.reduced(reader, partial(_reduced_and_mapped, step, following))
+            return (self._guard.reduced(reader, partial(_reduced_and_mapped, step, following)),)
         if not following and folds_in_bulk(step):
-            return chain.from_iterable(self._folded(reader))
+            return self._folded(reader)
         pairs = chain.from_iterable(self._reduced_groups(step, reader))
-        return _mapped_pairs(following[0].mapper, pairs) if following else pairs
+        return (_mapped_pairs(following[0].mapper, pairs) if following else pairs,)
 
     def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[Iterable[tuple[Any, Any]]]:
         place = self._place
@@ -178,11 +178,11 @@ class Task:
             place.records += 1
             place.size = reader.size
 
-    def _folded(self, reader: SegmentReader) -> Iterator[Iterable[tuple[Any, Any]]]:
+    def _folded(self, reader: SegmentReader) -> Iterator[Columns]:
         place = self._place
         for keys, values in reader.folded():
             self._check_stopped()
-            yield zip(keys, values, strict=True)
+            yield Columns(keys, values)
             place.records += len(keys)
             place.size = reader.size
 
@@ -192,14 +192,14 @@ class Task:
 
     def _write(self, streams: Iterable[Iterable[tuple[Any, Any]]]) -> Outcome:
         if self._shuffled_by is None:
-            return self._write_part(chain.from_iterable(streams))
+            return self._write_part(streams)
         partitions = self._spec.phases[self._spec.phase_of(self._task) + 1].tasks
         shuffler = Shuffler(self._shuffled_by, partitions, self._sink, self._spec.settings.memory)
         shuffler.consume(streams)
         written = bitmap(shuffler.finish())
         return self._outcome(partitions=written, key_type=shuffler.key_type, key_example=shuffler.key_example)
 
-    def _write_part(self, pairs: Iterable[tuple[Any, Any]]) -> Outcome:
+    def _write_part(self, streams: Iterable[Iterable[tuple[Any, Any]]]) -> Outcome:
         try:
             writer = PartWriter(self._open_part(), self._output_name, self._spec.settings.format)
         except OSError as error:
@@ -207,8 +207,10 @@ class Task:
             message = f"this worker can't write to {self._spec.stage}: {error.strerror}; is the output directory there?"
             raise RecordError(Failure(message)) from error
         try:
-            writer.write(pairs)
-            return self._outcome(writer.records, part=writer.close())
+            for stream in streams:
+                writer.write(stream)
+            part = writer.close()
+            return self._outcome(writer.records, part=part)
         except BaseException:
             writer.discard()
             raise

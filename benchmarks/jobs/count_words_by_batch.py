@@ -1,11 +1,10 @@
 """Count words, a block of lines at a time."""
 
 from collections.abc import Iterable
-from itertools import repeat
 
 from functions import words
 
-from rqmr import Count, Job
+from rqmr import Count, Job, Ones
 
 
 class CountWordsByBatch(Job):
@@ -13,4 +12,4 @@ class CountWordsByBatch(Job):
     reducer = Count()
 
     def map_batch(self, source: str, lines: str) -> Iterable[tuple[str, int]]:
-        return zip(lines.lower().split(), repeat(1))
+        return Ones(lines.lower().split())

@@ -64,6 +64,25 @@ def test_a_batch_gives_what_its_records_give(tmp_path: Path, books: list[Path], 
     ) == (expected)
 
 
+@pytest.mark.parametrize("reducer", ["Count()", "Sum()", "staticmethod(lambda key, ones: [(key, sum(ones))])"])
+@pytest.mark.parametrize("keys", ["text.split()", "map(len, text.split())", "set(text.split())"])
+@pytest.mark.parametrize("memory", [1 << 12, 64 << 20])
+def test_keys_once_each_are_counted_as_their_pairs_are(
+    tmp_path: Path, books: list[Path], keys: str, reducer: str, memory: int
+) -> None:
+    body = "    def map_batch(self, source, text: str):\n        return {}\n    reducer = {}"
+    expected = records(tmp_path, body.format(f"((key, 1) for key in {keys})", reducer), books)
+    assert records(tmp_path, body.format(f"Ones({keys})", reducer), books, memory=memory) == expected
+
+
+@pytest.mark.parametrize("keys", ["[1, True]", "['a', 1]", "[1, 1.0]"])
+def test_keys_once_each_are_of_one_type(tmp_path: Path, keys: str) -> None:
+    (tmp_path / "text.txt").write_text("a\n")
+    body = f"    reducer = Count()\n    def map_batch(self, source, text: str):\n        return Ones({keys})"
+    with pytest.raises(rqmr.RunFailed, match="keys of one step must have one type"):
+        records(tmp_path, body, [tmp_path / "text.txt"])
+
+
 def test_where_records_may_be_left_out_they_are_mapped_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "numbers.txt"
     path.write_text("1\n2\nthree\n4\n")

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rqmr.errors import CarryError, OutputError
 from rqmr.model import Kind, Part, Skipped, TaskId
 from rqmr.output import LOG, SUCCESS, Output
-from rqmr.parts import PartWriter, StagedFile, from_json, read_records, spell, to_json, tsv_field
+from rqmr.parts import Columns, PartWriter, StagedFile, from_json, read_records, spell, to_json, tsv_field
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 #: Text full of what a TSV has to escape, and of what str.splitlines takes for the end of a line.
@@ -64,7 +64,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
-def written(records: Sequence[tuple[Any, Any]], form: str) -> tuple[bytes, list[tuple[Any, Any]]]:
+def written(records: Sequence[tuple[Any, Any]] | Columns, form: str) -> tuple[bytes, list[tuple[Any, Any]]]:
     """Write a part; return its bytes and the records that are read from it."""
     with tempfile.TemporaryDirectory() as directory:
         stage = Path(directory)
@@ -72,7 +72,7 @@ def written(records: Sequence[tuple[Any, Any]], form: str) -> tuple[bytes, list[
         writer.write(records)
         part = writer.close()
         data = (stage / "part").read_bytes()
-        assert (part.size, part.crc, writer.records) == (len(data), crc32(data), len(records))
+        assert (part.size, part.crc, writer.records) == (len(data), crc32(data), len(list(records)))
         return data, list(read_records([stage / "part"], form))
 
 
@@ -195,12 +195,15 @@ def test_lists_of_text_are_spelled_as_json_spells_them(texts: list[str]) -> None
 
 @pytest.mark.parametrize("form", ["tsv", "jsonl"])
 @pytest.mark.parametrize("value", [Opaque(), 1j, len, [Opaque()], {"a": {"b": Opaque()}}, {Opaque(): 1}])
-def test_a_value_without_a_spelling_is_told_with_its_key_and_type(form: str, value: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_columns", [False, True])
+def test_a_value_without_a_spelling_is_told_with_its_key_and_type(
+    form: str, value: Any, in_columns: bool, tmp_path: Path
+) -> None:
     """Never its repr, which nothing could read again."""
     culprit = "Opaque" if "Opaque" in repr(value) else type(value).__qualname__
     writer = writer_in(tmp_path, "a", form)
     with pytest.raises(CarryError) as caught:
-        writer.write([("some key", value)])
+        writer.write(Columns(["some key"], [value]) if in_columns else [("some key", value)])
     writer.discard()
     assert "'some key'" in str(caught.value)
     assert culprit in str(caught.value)
@@ -218,17 +221,19 @@ def test_dataclasses_are_objects_and_sets_are_sorted_arrays() -> None:
 def test_text_with_a_lone_surrogate_is_told_with_its_key(form: str, tmp_path: Path) -> None:
     """It can't be written as UTF-8; a part isn't left half-written either."""
 
-    def write() -> None:
+    def write(bad: Iterable[tuple[Any, Any]]) -> None:
         writer = writer_in(tmp_path, "a", form)
         try:
-            writer.write([("a key", "b"), ("the key", "bad \udc80 text"), ("z", "\ud800")])
+            writer.write(bad)
             writer.close()
         finally:
             writer.discard()
 
-    with pytest.raises(CarryError, match="'the key'"):
-        write()
-    assert list(tmp_path.iterdir()) == []
+    columns = Columns(["a key", "the key", "z"], ["b", "bad \udc80 text", "\ud800"])
+    for bad in (columns, list(columns)):
+        with pytest.raises(CarryError, match="'the key'"):
+            write(bad)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_number_that_python_will_not_print_is_told_as_an_error_about_its_key(tmp_path: Path) -> None:
@@ -240,6 +245,32 @@ def test_a_number_that_python_will_not_print_is_told_as_an_error_about_its_key(t
 
 
 # --- the part writer ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+@given(
+    st.lists(st.tuples(words, words | st.integers() | st.booleans()), max_size=9)
+    | st.lists(st.tuples(words, st.integers()), max_size=9)
+    | st.lists(st.tuples(st.integers(), words), max_size=9)
+    | st.lists(st.tuples(all_keys, values), max_size=9)
+)
+def test_columns_are_written_as_their_pairs_are(form: str, records: list[tuple[Any, Any]]) -> None:
+    columns = Columns([key for key, _ in records], [value for _, value in records])
+    assert written(columns, form)[0] == written(records, form)[0]
+
+
+def test_columns_are_flushed_as_they_grow(tmp_path: Path) -> None:
+    """Many small ones make a few large writes, and a large one several: each of them may travel by itself."""
+    for size in (10, 100_000):
+        sizes: list[int] = []
+        file = StagedFile(tmp_path / f"{size}")
+        file.write = lambda data, sizes=sizes: sizes.append(len(data)) or len(data)
+        writer = PartWriter(file, "a", "tsv")
+        for start in range(0, 200_000, size):
+            writer.write(Columns(range(start, start + size), ["ü"] * size))
+        part = writer.close()
+        assert (sum(sizes), writer.records) == (part.size, 200_000)
+        assert all(200_000 < each < 400_000 for each in sizes[:-1])
 
 
 def test_a_part_is_flushed_as_it_grows_and_its_sum_is_that_of_the_file(tmp_path: Path) -> None:
