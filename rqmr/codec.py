@@ -227,6 +227,8 @@ class ChunkCodec:
 
     def _check(self, keys: Sequence[Key], items: Sequence[Any]) -> None:
         # Ints that are too long are told by the encoder.
+        if self.is_grouped and set(map(type, chain.from_iterable(items))) <= SCALARS:
+            return
         if are_plain(list(chain.from_iterable(items)) if self.is_grouped else items):
             return
         for key, item in zip(keys, items, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import chain, islice
 from operator import length_hint
 from typing import Any, Protocol
@@ -49,18 +50,17 @@ class SegmentReader:
         segments: Segments,
         memory: int = Config().memory,
         check: Callable[[], None] = lambda: None,
+        note: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """`memory`: bytes that decoded chunks may take; `check` is called while nothing is yielded for long."""
+        """`memory`: bytes that decoded chunks may take; `check` is called while nothing is yielded for long.
+
+        `note` hears how many bytes have been fetched.
+        """
         self.values = 0  # that were given
         self.largest_key: tuple[Key, int] = (None, 0)  # the key with most of them, and how many
         self._step = step
         self._passes = Passes(step, memory, check)
-        self._fetch = _Fetch(step, segments, memory)
-
-    @property
-    def size(self) -> int:
-        """Bytes fetched."""
-        return self._fetch.size
+        self._fetch = _Fetch(step, segments, memory, note)
 
     @property
     def chunks(self) -> int:
@@ -166,7 +166,8 @@ class _SegmentRun(SortedRun):
 class _Fetch:
     """Fetches chunks ahead, of many runs in one go, so that reading doesn't wait for each."""
 
-    def __init__(self, step: Step, segments: Segments, memory: int) -> None:
+    def __init__(self, step: Step, segments: Segments, memory: int, note: Callable[[int], None]) -> None:
+        self._note = note
         self._codec = step.codec()
         self._segments = segments
         self._window = min(_WINDOW, max(memory // 16, 1))
@@ -177,7 +178,7 @@ class _Fetch:
         self.opened = 0  # of them
         self.chunks = 0  # of the segments opened
         self.loaded = 0
-        self.size = 0  # bytes fetched
+        self._size = 0  # bytes fetched
 
     def runs(self) -> Iterator[SortedRun]:
         """Yield all runs, by producer."""
@@ -236,13 +237,14 @@ class _Fetch:
     def _limit(self) -> int:
         """Return how many chunks to fetch in one go, by the size of those before."""
         # Heads come first, and may be small: so a few chunks of the usual size are taken for known.
-        fetched, size = self._fetched + _FIRST_FETCHED, self.size + _FIRST_FETCHED * _USUAL_SIZE
+        fetched, size = self._fetched + _FIRST_FETCHED, self._size + _FIRST_FETCHED * _USUAL_SIZE
         return max(1, min(_MOST_FETCHED, self._window * fetched // size))
 
     def _get(self, wanted: Sequence[tuple[int, int]]) -> Sequence[bytes | None]:
         stored = self._segments.chunks(wanted)
         self._fetched += len(stored)
-        self.size += sum(len(data) for data in stored if data)
+        self._size += sum(len(data) for data in stored if data)
+        self._note(self._size)
         return stored
 
 
@@ -262,20 +264,24 @@ def _lengths(head: bytes) -> tuple[int, ...]:
     return runs
 
 
-def reduced(step: Step, key: Key, values: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
-    """Return the pairs that a step's reducer makes of a key and what `SegmentReader.groups` has of it."""
+def reducing(step: Step) -> Callable[[Key, Iterable[Any]], Iterable[tuple[Key, Any]]]:
+    """Return what makes a step's pairs of a key and what `SegmentReader.groups` has of it."""
     reducer = step.reducer
     if isinstance(reducer, Aggregator):
-        accumulator = reducer.zero()
-        for other in values:
-            accumulator = reducer.merge(accumulator, other)
-        return ((key, reducer.finish(accumulator)),)
+        return partial(_merged, reducer)
     assert reducer is not None
-    return _call(reducer, key, iter(values))
+    return partial(_called, reducer)
 
 
-def _call(reducer: Reducer, key: Key, values: Iterator[Any]) -> Iterable[tuple[Key, Any]]:
-    pairs = reducer(key, values)
+def _merged(aggregator: Aggregator, key: Key, accumulators: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
+    accumulator = aggregator.zero()
+    for other in accumulators:
+        accumulator = aggregator.merge(accumulator, other)
+    return ((key, aggregator.finish(accumulator)),)
+
+
+def _called(reducer: Reducer, key: Key, values: Iterable[Any]) -> Iterable[tuple[Key, Any]]:
+    pairs = reducer(key, iter(values))
     return () if pairs is None else pairs
 
 

@@ -67,8 +67,12 @@ class TextLines:
         """`text`: the lines joined by newlines."""
         self.text = text
 
+    def cut(self) -> list[str]:
+        """Return them as a list of its own."""
+        return self.text.split("\n")
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self.text.split("\n"))
+        return iter(self.cut())
 
     def __len__(self) -> int:
         return self.text.count("\n") + 1

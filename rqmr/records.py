@@ -22,7 +22,7 @@ from rqmr.job import Job, Step
 from rqmr.loader import user_traceback
 from rqmr.merge import SegmentReader
 from rqmr.model import Failure, Progress, RecordAt, Skipped
-from rqmr.readers import Block
+from rqmr.readers import Block, TextLines
 
 Pair = tuple[Any, Any]
 #: What the job's code does with a record, or with a key and its items.
@@ -67,7 +67,8 @@ class Place:
         if not isinstance(block.records, Sized):
             self._start(0)
             return self._counted(block.records)
-        rest = self._rest = list(iter(block.records))  # a text's lines needn't be counted for that
+        # A text's lines needn't be counted for that.
+        rest = self._rest = block.records.cut() if isinstance(block.records, TextLines) else list(iter(block.records))
         self._count, self._taken = len(rest), iter(rest)
         if self.stopped:  # perhaps before there was a rest to clear
             rest.clear()
@@ -77,6 +78,10 @@ class Place:
         """Go to a block whose records are counted by setting `begun`, or are all taken at once."""
         self.block = block
         self._start(count)
+
+    def note_size(self, size: int) -> None:
+        """Tell how many bytes are behind it: of segments, which no block is of."""
+        self.size = size
 
     def leave(self) -> None:
         """Count the block and its records as done."""
@@ -207,7 +212,6 @@ class Guard:
             # What is streamed, since it may not fit into memory, can't be had again.
             yield from self._pairs_of(reducer, place.key, items, at, once=not isinstance(items, list))
             place.records += 1
-            place.size = reader.size
 
     def leave(self) -> None:
         """Let what follows be no record's fault."""

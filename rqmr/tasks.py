@@ -23,7 +23,7 @@ from rqmr.codec import as_keys, as_text, shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
 from rqmr.job import Job, Mapper, Step, steps_of
-from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reduced
+from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reducing
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.order import ordered
 from rqmr.parts import Columns, PartFile, PartWriter
@@ -142,7 +142,7 @@ class Task:
                 elif step.batch:
                     yield self._mapped_at_once(step.batch, block)
                 else:
-                    yield _given(_calls(step.mapper, block.source, place.enter(block)))
+                    yield _pairs(step.mapper, block.source, place.enter(block))
                 if place.stopped:
                     raise AttemptEnded
                 place.leave()
@@ -159,24 +159,25 @@ class Task:
 
     def _reduced(self, segments: Segments) -> Iterable[Iterable[tuple[Any, Any]]]:
         place, step = self._place, self._steps[self._task.step]
-        self._reader = reader = SegmentReader(step, segments, self._spec.settings.memory, self._check_stopped)
+        self._reader = reader = SegmentReader(
+            step, segments, self._spec.settings.memory, self._check_stopped, place.note_size
+        )
         place.fraction = lambda: reader.loaded / (reader.chunks or 1)
         following = self._steps[self._task.step + 1 :]
         if self._guard:
-            return (self._guard.reduced(reader, partial(_reduced_and_mapped, step, following)),)
+            return (self._guard.reduced(reader, partial(_reduced_and_mapped, reducing(step), following)),)
         if not following and folds_in_bulk(step):
             return self._folded(reader)
         pairs = chain.from_iterable(self._reduced_groups(step, reader))
         return (_mapped_pairs(following[0].mapper, pairs) if following else pairs,)
 
     def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[Iterable[tuple[Any, Any]]]:
-        place = self._place
+        place, pairs_of = self._place, reducing(step)
         for place.key, values in reader.groups():
             if place.stopped:
                 raise AttemptEnded
-            yield reduced(step, place.key, values)
+            yield pairs_of(place.key, values)
             place.records += 1
-            place.size = reader.size
 
     def _folded(self, reader: SegmentReader) -> Iterator[Columns]:
         place = self._place
@@ -184,7 +185,6 @@ class Task:
             self._check_stopped()
             yield Columns(keys, values)
             place.records += len(keys)
-            place.size = reader.size
 
     def _check_stopped(self) -> None:
         if self._place.stopped:
@@ -239,11 +239,11 @@ def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[
     return _given(mapper(key, value) for key, value in pairs)
 
 
-def _calls(mapper: Mapper, source: str, records: Iterator[Any]) -> Iterator[Iterable[tuple[Any, Any]] | None]:
+def _pairs(mapper: Mapper, source: str, records: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
     if isgeneratorfunction(mapper):
-        return map(mapper, repeat(source), records)
+        return chain.from_iterable(map(mapper, repeat(source), records))
     # What calls a function for `map` would take a StopIteration that it raises for the end of the records.
-    return (mapper(source, record) for record in records)
+    return _given(mapper(source, record) for record in records)
 
 
 def _given(made: Iterable[Iterable[tuple[Any, Any]] | None]) -> Iterator[tuple[Any, Any]]:
@@ -251,6 +251,8 @@ def _given(made: Iterable[Iterable[tuple[Any, Any]] | None]) -> Iterator[tuple[A
     return chain.from_iterable(filter(_is_given, made))  # type: ignore[arg-type]
 
 
-def _reduced_and_mapped(step: Step, following: Sequence[Step], key: Any, items: Iterable[Any]) -> Iterable[Any]:
-    pairs = reduced(step, key, items)
+def _reduced_and_mapped(
+    pairs_of: Callable[[Any, Iterable[Any]], Iterable[Any]], following: Sequence[Step], key: Any, items: Iterable[Any]
+) -> Iterable[Any]:
+    pairs = pairs_of(key, items)
     return _mapped_pairs(following[0].mapper, pairs) if following else pairs

@@ -21,7 +21,7 @@ def are_plain(values: Collection[Any]) -> bool:
     """Whether all values are scalars, or all lists of scalars, or all dicts of scalars."""
     kinds = set(map(type, values))
     if kinds and (kinds <= _SEQUENCES or kinds == {dict}):
-        return all(set(map(type, elements)) <= SCALARS for elements in _flattened(values))
+        return all(set(map(type, elements)) <= SCALARS for elements in _elements(values))
     return kinds <= SCALARS
 
 
@@ -53,7 +53,7 @@ def weights(values: Collection[Any]) -> int:
     if kinds <= SCALARS - _TEXTS:
         return 32 * len(values)
     if kinds <= _SEQUENCES or kinds == {dict}:
-        return 64 * len(values) + sum(map(weights, _flattened(values)))
+        return 64 * len(values) + sum(weights(list(elements)) for elements in _elements(values))
     return sum(map(weight, values))
 
 
@@ -66,8 +66,8 @@ def weight_by_sample(values: Sequence[Any]) -> int:
     return 64 * len(values) + sum(map(len, values)) * weighed // (elements or 1)
 
 
-def _flattened(values: Iterable[Any]) -> Iterator[list[Any]]:
+def _elements(values: Iterable[Any]) -> Iterator[Iterator[Any]]:
     """Yield all elements of some lists or tuples; of dicts all keys, then all values."""
-    yield list(chain.from_iterable(values))
+    yield chain.from_iterable(values)
     if isinstance(next(iter(values)), dict):
-        yield list(chain.from_iterable(value.values() for value in values))
+        yield chain.from_iterable(map(dict.values, values))

@@ -194,7 +194,9 @@ def test_lists_of_text_are_spelled_as_json_spells_them(texts: list[str]) -> None
 
 
 @pytest.mark.parametrize("form", ["tsv", "jsonl"])
-@pytest.mark.parametrize("value", [Opaque(), 1j, len, [Opaque()], {"a": {"b": Opaque()}}, {Opaque(): 1}])
+@pytest.mark.parametrize(
+    "value", [Opaque(), 1j, len, [Opaque()], ["a", Opaque()], {"a": {"b": Opaque()}}, {Opaque(): 1}]
+)
 @pytest.mark.parametrize("in_columns", [False, True])
 def test_a_value_without_a_spelling_is_told_with_its_key_and_type(
     form: str, value: Any, in_columns: bool, tmp_path: Path
@@ -230,7 +232,8 @@ def test_text_with_a_lone_surrogate_is_told_with_its_key(form: str, tmp_path: Pa
             writer.discard()
 
     columns = Columns(["a key", "the key", "z"], ["b", "bad \udc80 text", "\ud800"])
-    for bad in (columns, list(columns)):
+    lists = Columns(["a key", "the key", "z"], [["b"], ["a", "bad \udc80 text"], ["\ud800"]])
+    for bad in (columns, list(columns), lists, list(lists)):
         with pytest.raises(CarryError, match="'the key'"):
             write(bad)
         assert list(tmp_path.iterdir()) == []
@@ -252,6 +255,8 @@ def test_a_number_that_python_will_not_print_is_told_as_an_error_about_its_key(t
     st.lists(st.tuples(words, words | st.integers() | st.booleans()), max_size=9)
     | st.lists(st.tuples(words, st.integers()), max_size=9)
     | st.lists(st.tuples(st.integers(), words), max_size=9)
+    | st.lists(st.tuples(words, st.lists(words | st.integers() | st.booleans(), max_size=4)), max_size=4)
+    | st.lists(st.tuples(words, st.lists(words, max_size=4)), max_size=4)
     | st.lists(st.tuples(all_keys, values), max_size=9)
 )
 def test_columns_are_written_as_their_pairs_are(form: str, records: list[tuple[Any, Any]]) -> None:

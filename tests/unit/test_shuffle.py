@@ -17,7 +17,7 @@ from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Mi
 from rqmr.codec import partition_for
 from rqmr.errors import CarryError, JobError, MixedKeysError, SegmentLost
 from rqmr.job import Step
-from rqmr.merge import SegmentReader, folds_in_bulk, reduced
+from rqmr.merge import SegmentReader, folds_in_bulk, reducing
 from rqmr.shuffle import Shuffler
 from rqmr.values import weight
 
@@ -88,7 +88,7 @@ def reduce_all(step: Step, store: Store, partitions: int, memory: int = PLENTY) 
         [
             pair
             for key, values in SegmentReader(step, store.segments(partition), memory).groups()
-            for pair in reduced(step, key, values)
+            for pair in reducing(step)(key, values)
         ]
         for partition in range(partitions)
     ]
