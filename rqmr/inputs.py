@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 from zlib import crc32
@@ -21,7 +20,8 @@ from rqmr.urls import find, is_url
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
-_PIECE_COST = 4 * _KIB  # what a small piece counts for when files are packed: opening one isn't free
+_PIECE_COST = 4 * _KIB  # what a small file counts for when files are packed: opening one isn't free
+_NEAR = 16  # a split ends where a file does, rather than within the next one, if it is smaller by no more than 1/16
 
 
 #: Of splits that are cut, if nothing else is asked for. 16 MiB is the low end of the MapReduce paper's §3.5: little is
@@ -41,6 +41,11 @@ class Source(Struct, frozen=True):
     compression: str = ""  # "gzip", "bz2", "xz" or "zst", by what the file begins with
     version: str = ""  # of what is at a URL
     is_whole: bool = False  # its server can't give a part of it
+
+    def piece(self, start: int, stop: int | None) -> Piece:
+        """Return what is between two of its bytes, or all of it as a file that is read whole."""
+        size = self.size if stop is None else stop - start
+        return Piece(self.name, self.path, start, stop, size, self.size, self.version)
 
 
 def expand(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
@@ -130,33 +135,73 @@ def _readable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "replace")  # text that can be printed and sent
 
 
-def cut(sources: Iterable[Source], split_bytes: int, splittable: bool) -> list[Split]:
-    """Return splits of about `split_bytes`, at least one; their pieces in order are the sources in order."""
-    splits: list[Split] = []
-    pieces: list[Piece] = []
-    cost = 0
-    for piece in (piece for source in sources for piece in _pieces(source, split_bytes, splittable)):
-        if pieces and cost + max(piece.size, _PIECE_COST) > split_bytes:
-            splits.append(Split(tuple(pieces)))
-            pieces, cost = [], 0
-        pieces.append(piece)
-        cost += max(piece.size, _PIECE_COST)
-    return [*splits, Split(tuple(pieces))]
+def cut(sources: Sequence[Source], split_bytes: int, splittable: bool) -> list[Split]:
+    """Return splits, at least one; their pieces in order are the sources in order.
+
+    They are about equal, and none but of a file that can't be cut is larger than `split_bytes`.
+    """
+    least = min(_PIECE_COST, split_bytes)
+    packing = _Packing(sum(max(source.size, least) for source in sources), split_bytes)
+    for source in sources:
+        is_whole = bool(source.compression) or source.is_whole or not splittable
+        if is_whole or source.size <= least:
+            cost = max(source.size, least)
+            if cost > packing.room:
+                packing.close()
+            packing.add(source.piece(0, None if is_whole else source.size), cost)
+            continue
+        start = 0
+        while source.size - start > packing.room:
+            stop = start + packing.room
+            packing.add(source.piece(start, stop), stop - start)
+            start = stop
+        packing.add(source.piece(start, source.size), source.size - start)
+    packing.close()
+    return packing.splits or [Split(())]
 
 
-def _pieces(source: Source, split_bytes: int, splittable: bool) -> list[Piece]:
-    name, path, version = source.name, source.path, source.version
-    if source.compression or source.is_whole or not splittable:
-        return [Piece(name, path, 0, None, source.size, source.size, version)]
-    count = max(1, -(-source.size // split_bytes))  # all about equal: no small rest costs a task of its own
-    bounds = [source.size * number // count for number in range(count + 1)]
-    return [Piece(name, path, start, stop, stop - start, source.size, version) for start, stop in pairwise(bounds)]
+class _Packing:
+    """Splits as they are filled: up to edges at equal distances, or to the end of a file a little before one."""
+
+    def __init__(self, total: int, most: int) -> None:
+        """`total`: what all pieces cost; `most`: what those of one split may."""
+        self.splits: list[Split] = []
+        self._pieces: list[Piece] = []
+        self._total = total
+        self._count = max(1, -(-total * (_NEAR + 1) // (most * _NEAR)))
+        self._near = total // (self._count * _NEAR)
+        self._position = 0
+        self.close()
+
+    @property
+    def room(self) -> int:
+        """What may be added to the split that is being filled."""
+        return self._edge - self._position
+
+    def add(self, piece: Piece, cost: int) -> None:
+        self._pieces.append(piece)
+        self._position += cost
+        if self.room <= (self._near if self._edge < self._total else 0):  # what is left at the end goes with the last
+            self.close()
+
+    def close(self) -> None:
+        """Begin the next split, if this one isn't empty."""
+        if self._pieces:
+            self.splits.append(Split(tuple(self._pieces)))
+        self._pieces = []
+        passed = (self._position + self._near) * self._count // max(1, self._total)
+        self._edge = -(-self._total * (passed + 1) // self._count)
 
 
 def choose_split_bytes(total: int, workers: int) -> int:
-    """Return the size of splits for `total` bytes of input."""
-    # Smaller inputs give each worker three tasks, so that none waits long for the slowest.
-    return min(LARGEST_SPLIT, max(LEAST_SPLIT, -(-total // (3 * max(1, workers)))))
+    """Return the size of splits for `total` bytes of input, of which there are a multiple of the workers.
+
+    So that none is left for one worker alone; and smaller inputs give each of them three.
+    """
+    workers = max(1, workers)
+    rounds = max(3, -(-total * (_NEAR + 1) // (LARGEST_SPLIT * _NEAR * workers)))
+    each = -(-total // (rounds * workers))
+    return min(LARGEST_SPLIT, max(LEAST_SPLIT, each + -(-each // _NEAR)))
 
 
 def choose_reducers(total: int, workers: int) -> int:

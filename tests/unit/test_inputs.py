@@ -605,11 +605,23 @@ def test_unknown_encodings_and_error_handlers_are_refused_and_known_ones_pass() 
 
 
 def test_split_size_follows_the_input_and_the_workers() -> None:
-    """About three tasks each for the workers, between 1 and 16 MiB."""
+    """Three tasks each for the workers, or more, of 1 to 16 MiB; as many for each."""
     assert choose_split_bytes(0, 4) == choose_split_bytes(5 * MIB, 8) == MIB
-    assert choose_split_bytes(60 * MIB, 4) == 5 * MIB
-    assert choose_split_bytes(10**12, 4) == 16 * MIB
-    assert choose_split_bytes(30 * MIB, 0) == 10 * MIB
+    assert 5 * MIB < choose_split_bytes(60 * MIB, 4) < 5.4 * MIB
+    assert 15 * MIB < choose_split_bytes(10**12, 4) <= 16 * MIB
+    assert 10 * MIB < choose_split_bytes(30 * MIB, 0) < 11 * MIB
+
+
+@given(st.lists(st.integers(1 << 16, 60 * MIB), min_size=1, max_size=40), st.integers(1, 9))
+@settings(deadline=None, max_examples=150)
+def test_each_worker_has_as_many_map_tasks_and_all_are_about_equal(sizes: list[int], workers: int) -> None:
+    """Whatever the files are that they are cut of, as long as they can be cut."""
+    split_bytes = choose_split_bytes(sum(sizes), workers)
+    splits = cut([Source(str(number), b"/x", size) for number, size in enumerate(sizes)], split_bytes, True)
+    if split_bytes > MIB:
+        assert len(splits) % workers == 0
+    assert max(split.size for split in splits) <= 1.14 * min(split.size for split in splits) + 1
+    assert sum(len(split.pieces) for split in splits) <= len(sizes) + len(splits)
 
 
 def test_the_number_of_reducers_follows_the_input_and_the_workers() -> None:
