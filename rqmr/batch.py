@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
+from rqmr.codec import shorten
 from rqmr.errors import JobError
 from rqmr.readers import Block, TextLines
 
@@ -18,6 +19,9 @@ class Ones:
     """Pairs of keys, each with the value 1: what ``zip(keys, repeat(1))`` is, but `Count` counts them faster."""
 
     def __init__(self, keys: Iterable[Any]) -> None:
+        """TypeError if the keys are a text, of which each letter would be one."""
+        if isinstance(keys, str | bytes):
+            raise TypeError(f"Ones takes many keys, and {shorten(keys, 50)} is one; Ones([key])?")
         self._keys = keys if isinstance(keys, list) else list(keys)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
@@ -32,7 +36,7 @@ class BatchMapper:
     """Maps all records of a block in one call.
 
     Its function takes the input's name, and the records as a list or, if that parameter is annotated as `str`, as one
-    text: the lines joined by newlines. It returns pairs, a dict (or `Counter`) of values by key, or None.
+    text: the lines joined by newlines. It returns pairs, `Ones`, a dict (or `Counter`) of values by key, or None.
     """
 
     def __init__(self, function: Callable[[Any, Any], Pairs | Mapping[Any, Any] | None]) -> None:

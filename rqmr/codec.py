@@ -91,14 +91,13 @@ def signature(key: Key) -> str:
     )
 
 
-def one_signature(keys: Iterable[Key]) -> str:
+def one_signature(keys: Sequence[Key]) -> str:
     """Return the signature that all keys share, "" if there are none.
 
     Raises:
         MixedKeysError: two keys differ in type; names both.
         CarryError: as `signature`.
     """
-    keys = list(keys)
     kinds = set(map(type, keys))
     if len(kinds) == 1 and next(iter(kinds)) in UNMISTAKABLE | {int, bool}:
         return signature(keys[0])
@@ -228,7 +227,7 @@ class ChunkCodec:
     def _check(self, keys: Sequence[Key], items: Sequence[Any]) -> None:
         # Ints that are too long are told by the encoder.
         if self.is_grouped and set(map(type, chain.from_iterable(items))) <= SCALARS:
-            return
+            return  # without a list of them all
         if are_plain(list(chain.from_iterable(items)) if self.is_grouped else items):
             return
         for key, item in zip(keys, items, strict=True):

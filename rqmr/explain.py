@@ -85,15 +85,15 @@ def _map(spec: Spec, split_bytes: int | None, sources: Sequence[Source], workers
     tasks, total = spec.phases[0].tasks, spec.input_bytes
     mean = total / tasks
     if split_bytes:
-        why = f"splits of {sized(split_bytes)}, as asked for"
+        why = f"splits of at most {sized(split_bytes)}, as asked for"
     elif not spec.is_cut or any(source.compression for source in sources):
         why = "what can't be cut is one task's"
-    elif total >= 3 * workers * LARGEST_SPLIT:
-        why = f"splits of {sized(LARGEST_SPLIT)}, as little is lost with one"
-    elif total <= 3 * workers * LEAST_SPLIT:
-        why = f"splits of no less than {sized(LEAST_SPLIT)}, as a smaller one isn't worth a task"
+    elif total < 3 * workers * LEAST_SPLIT:
+        why = f"of no less than {sized(LEAST_SPLIT)}, as a smaller one isn't worth its costs"
     else:
-        why = f"three for each of {counted(workers, 'worker')}, so that none waits long for the slowest"
+        larger = tasks > 3 * workers
+        why = f"none of more than {sized(LARGEST_SPLIT)}" if larger else "so that none waits long for the slowest"
+        why = f"{tasks // workers} for each of {counted(workers, 'worker')}, {why}"
     return f"{counted(tasks, 'task')} of about {sized(mean)}: {why}"
 
 
@@ -121,7 +121,8 @@ def _reduce(spec: Spec, reducers: int | None, workers: int) -> str:
         return f"{tasks}: below {sized(LEAST_TO_PART)} one part file is handier"
     if spec.phases[-1].tasks <= workers:
         return f"{tasks}: one for each worker"
-    return f"{tasks}: one for each {sized(MOST_OF_A_PART)} of input, but at most four for each worker"
+    each = spec.phases[-1].tasks // workers
+    return f"{tasks}: {each} for each worker, as each shall take {sized(MOST_OF_A_PART)} of input, but at most four"
 
 
 def _order(spec: Spec, made: Program) -> str:

@@ -21,7 +21,7 @@ from rqmr.urls import find, is_url
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": _KIB, "mib": _MIB, "gib": _GIB}
 _PIECE_COST = 4 * _KIB  # what a small file counts for when files are packed: opening one isn't free
-_NEAR = 16  # a split ends where a file does, rather than within the next one, if it is smaller by no more than 1/16
+_NEAR = 16  # a split ends where a file does, not within the next one, if that makes it smaller by no more than 1/16
 
 
 #: Of splits that are cut, if nothing else is asked for. 16 MiB is the low end of the MapReduce paper's §3.5: little is
@@ -141,14 +141,24 @@ def cut(sources: Sequence[Source], split_bytes: int, splittable: bool) -> list[S
     They are about equal, and none but of a file that can't be cut is larger than `split_bytes`.
     """
     least = min(_PIECE_COST, split_bytes)
-    packing = _Packing(sum(max(source.size, least) for source in sources), split_bytes)
+    total = sum(max(source.size, least) for source in sources)
+    count = max(1, -(-total // split_bytes))
+    near = min(total // (count * _NEAR), split_bytes - -(-total // count))
+    return _packed(sources, _Packing(total, count, near), least, splittable)
+
+
+def cut_for(workers: int, sources: Sequence[Source], splittable: bool) -> list[Split]:
+    """Return splits as `cut` does, of a size and number that suit the input and the workers."""
+    total = sum(max(source.size, _PIECE_COST) for source in sources)
+    count = choose_splits(total, workers)
+    return _packed(sources, _Packing(total, count, total // (count * _NEAR)), _PIECE_COST, splittable)
+
+
+def _packed(sources: Sequence[Source], packing: _Packing, least: int, splittable: bool) -> list[Split]:
     for source in sources:
         is_whole = bool(source.compression) or source.is_whole or not splittable
         if is_whole or source.size <= least:
-            cost = max(source.size, least)
-            if cost > packing.room:
-                packing.close()
-            packing.add(source.piece(0, None if is_whole else source.size), cost)
+            packing.add_whole(source.piece(0, None if is_whole else source.size), max(source.size, least))
             continue
         start = 0
         while source.size - start > packing.room:
@@ -163,15 +173,17 @@ def cut(sources: Sequence[Source], split_bytes: int, splittable: bool) -> list[S
 class _Packing:
     """Splits as they are filled: up to edges at equal distances, or to the end of a file a little before one."""
 
-    def __init__(self, total: int, most: int) -> None:
-        """`total`: what all pieces cost; `most`: what those of one split may."""
+    def __init__(self, total: int, count: int, near: int) -> None:
+        """`total`: what all pieces cost; `near`: how much before an edge a split may end."""
         self.splits: list[Split] = []
         self._pieces: list[Piece] = []
-        self._total = total
-        self._count = max(1, -(-total * (_NEAR + 1) // (most * _NEAR)))
-        self._near = total // (self._count * _NEAR)
-        self._position = 0
-        self.close()
+        self._total, self._count, self._near = max(1, total), count, near
+        self._left = total  # behind where the edges begin
+        self._position = 0  # from there on
+        self._edge = self._nth_edge(1)
+
+    def _nth_edge(self, number: int) -> int:
+        return -(-self._total * number // self._count)
 
     @property
     def room(self) -> int:
@@ -181,27 +193,37 @@ class _Packing:
     def add(self, piece: Piece, cost: int) -> None:
         self._pieces.append(piece)
         self._position += cost
-        if self.room <= (self._near if self._edge < self._total else 0):  # what is left at the end goes with the last
+        if self.room <= (self._near if self._edge < self._left else 0):  # what is left at the end goes with the last
             self.close()
+
+    def add_whole(self, piece: Piece, cost: int) -> None:
+        """Add a file that can't be cut: where its middle is, but if it is large, where there is room."""
+        is_large = 2 * cost * self._count > self._total
+        if cost > (self.room if is_large else 2 * self.room):
+            self.close()
+        self.add(piece, cost)
 
     def close(self) -> None:
         """Begin the next split, if this one isn't empty."""
-        if self._pieces:
-            self.splits.append(Split(tuple(self._pieces)))
+        if not self._pieces:
+            return
+        self.splits.append(Split(tuple(self._pieces)))
         self._pieces = []
-        passed = (self._position + self._near) * self._count // max(1, self._total)
-        self._edge = -(-self._total * (passed + 1) // self._count)
+        if self.room > self._near:  # of a file that can't be cut: the edges begin anew
+            self._left, self._position = self._left - self._position, 0
+        self._edge = self._nth_edge((self._position + self._near) * self._count // self._total + 1)
 
 
-def choose_split_bytes(total: int, workers: int) -> int:
-    """Return the size of splits for `total` bytes of input, of which there are a multiple of the workers.
+def choose_splits(total: int, workers: int) -> int:
+    """Return the number of splits for `total` bytes of input.
 
-    So that none is left for one worker alone; and smaller inputs give each of them three.
+    As many for each worker, so that none is left for one alone: three, or more if they were too large, or one or two
+    if they were too small; fewer than workers if not even each of these would get a mebibyte.
     """
     workers = max(1, workers)
-    rounds = max(3, -(-total * (_NEAR + 1) // (LARGEST_SPLIT * _NEAR * workers)))
-    each = -(-total // (rounds * workers))
-    return min(LARGEST_SPLIT, max(LEAST_SPLIT, each + -(-each // _NEAR)))
+    rounds = max(3, -(-total // (LARGEST_SPLIT * workers)))
+    most = max(1, total // LEAST_SPLIT)
+    return min(rounds * workers, most - most % workers if most > workers else most)
 
 
 def choose_reducers(total: int, workers: int) -> int:

@@ -93,11 +93,11 @@ class Job:
     times on some of a key's values, and has to yield under the same key. A reducer or combiner may be an
     `Aggregator`. `partitioner(key, partitions)` returns 0 <= p < partitions. With `sort_values` the reducer sees
     the values ascending, else in the order of the input. A job without reducer is map-only: its pairs are the
-    output. `map_batch(key, records)` maps many records in one call, where that is faster: it returns pairs, or a dict
-    of values by key, gets a list of records or, annotated as `str`, the lines as one text, and gives what `mapper`
-    gives for these records one by one (which is called instead where one bad record has to be told from others; a job
-    may have one of the two only). An annotated attribute is a parameter (`-p pattern=mutex`), required if it has no
-    default.
+    output. `map_batch(key, records)` maps many records in one call, where that is faster: it returns pairs, `Ones`,
+    or a dict of values by key, gets a list of records or, annotated as `str`, the lines as one text, and gives what
+    `mapper` gives for these records one by one (which is called instead where one bad record has to be told from
+    others; a job may have one of the two only). An annotated attribute is a parameter
+    (`-p pattern=mutex`), required if it has no default.
 
     Functions must give the same for the same records: a task may run more than once, and one attempt's output wins.
     """

@@ -20,9 +20,9 @@ from rqmr.codec import as_text, check_pair, shorten
 from rqmr.errors import CarryError
 from rqmr.model import Part
 
-_BUFFER = 256 << 10  # bytes
-#: Records that are spelled at a time, where they are given in columns.
-_MOST_LINES = 1 << 12
+_BUFFER = 256 << 10  # characters that are held before they are written
+#: Records that are spelled at a time at most, where they are given in columns.
+_MOST_AT_ONCE = 1 << 8
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _encode_json = msgspec.json.Encoder().encode  # spells text as `_json` does, and far faster
 _json_text: Callable[[str], str] = json.encoder.encode_basestring
@@ -140,19 +140,20 @@ class PartWriter:
         self._size = self._crc = 0
         self._lines: list[str] = []  # not written yet
         self._held = 0  # characters of them
-        self.records = 0
+        self._at_once = 64  # records of columns that are spelled at a time
+        self.records = 0  # written
 
     def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
         """Add records: fastest if they are `Columns`.
 
         Raises:
-            CarryError: one has no spelling; names key and type.
+            CarryError: one has no spelling, or one of them or before can't be encoded; names key and type.
             TypeError: it is no pair.
         """
         if isinstance(pairs, Columns):
             self._write_columns(pairs)
             return
-        spell, lines, held = self._spell, [], 0
+        spell = self._spell
         for pair in pairs:
             if type(pair) is not tuple:
                 check_pair(pair)
@@ -161,28 +162,28 @@ class PartWriter:
                 line = spell(key, value)
             except CarryError as error:
                 raise CarryError(f"key {shorten(key)}: {error}") from None
-            lines.append(line)
-            held += len(line)
-            if held > _BUFFER:
-                self._add(lines, held)
-                lines, held = [], 0
-        self._add(lines, held)
+            self._lines.append(line)
+            self._held += len(line)
+            if self._held > _BUFFER:
+                self._flush()
 
     def _write_columns(self, columns: Columns) -> None:
-        for start in range(0, len(columns.keys), _MOST_LINES):
-            keys, values = (column[start : start + _MOST_LINES] for column in (columns.keys, columns.values))
+        start = 0
+        while start < len(columns.keys):
+            end = start + self._at_once
+            keys, values = columns.keys[start:end], columns.values[start:end]
+            start = end
             if self._form == "tsv" and (fields := _fields(keys)) and (more := _fields(values)):
                 lines = [f"{key}\t{value}\n" for key, value in zip(fields, more, strict=True)]
-                self._add(lines, sum(map(len, lines)))
+                characters = sum(map(len, lines))
+                # Not more of them than a write takes, as far as can be told from those before.
+                self._at_once = max(1, min(2 * self._at_once, _MOST_AT_ONCE, len(lines) * _BUFFER // characters))
+                self._lines += lines
+                self._held += characters
+                if self._held > _BUFFER:
+                    self._flush()
             else:
                 self.write(zip(keys, values, strict=True))
-
-    def _add(self, lines: list[str], characters: int) -> None:
-        self.records += len(lines)
-        self._lines += lines
-        self._held += characters
-        if self._held > _BUFFER:
-            self._flush()
 
     def _flush(self) -> None:
         try:
@@ -192,6 +193,7 @@ class PartWriter:
         self._file.write(data)
         self._size += len(data)
         self._crc = crc32(data, self._crc)
+        self.records += len(self._lines)
         self._lines, self._held = [], 0
 
     def _blame(self, text: str) -> NoReturn:

@@ -19,7 +19,7 @@ from rqmr.config import Config
 from rqmr.errors import InputError, JobError, ParameterError, RefusedError
 from rqmr.facts import Summary
 from rqmr.included import NOTHING, Included
-from rqmr.inputs import InputMark, Source, choose_reducers, choose_split_bytes, cut
+from rqmr.inputs import InputMark, Source, choose_reducers, cut, cut_for
 from rqmr.job import Job, Step, new_job, steps_of
 from rqmr.loader import Package, find, include, load, pack_file, user_traceback
 from rqmr.model import Kind, Outcome, Part, Phase, Settings, Skipped, Spec, Split, TaskId
@@ -161,7 +161,8 @@ def plan(
     settings = Settings(config.encoding, config.decode_errors, config.format or "tsv", config.memory)
     check_encoding(settings)
     total = sum(source.size for source in sources)
-    splits = cut(sources, config.split_bytes or choose_split_bytes(total, workers), program.job.reader.splittable)
+    is_cut = program.job.reader.splittable
+    splits = cut(sources, config.split_bytes, is_cut) if config.split_bytes else cut_for(workers, sources, is_cut)
     if len(splits) > _MOST_MAPS:
         raise InputError(
             f"that would be {len(splits):,} map tasks; more than {_MOST_MAPS:,} aren't of use: use larger splits"
@@ -196,7 +197,7 @@ def plan(
         spill=place_of(config.spill) if config.spill else "",
         ends_with_driver=ends_with_driver,
         shapes=tuple(step.shape for step in steps_of(program.job)),
-        is_cut=program.job.reader.splittable,
+        is_cut=is_cut,
         input_bytes=total,
         plan=_described(phases, total, len(sources), workers),
     )

@@ -46,7 +46,7 @@ class Place:
     def start_over(self) -> None:
         """Go back to before the first record."""
         self.records = 0  # of the blocks, or the groups, behind it
-        self.size = 0  # their bytes
+        self.size = 0  # their bytes; of groups, those fetched
         self.block: Block | None = None
         self.key: Any = None
         self.fraction: Callable[[], float] = float  # of the whole task
@@ -80,7 +80,7 @@ class Place:
         self._start(count)
 
     def note_size(self, size: int) -> None:
-        """Tell how many bytes are behind it: of segments, which no block is of."""
+        """Take what has been fetched of segments for what is behind it."""
         self.size = size
 
     def leave(self) -> None:

@@ -1,6 +1,6 @@
 """The map side of the shuffle: pairs → sorted segments.
 
-Pairs are folded or grouped in a dict; at a memory bound, and at the end, it is sorted, cut by partition and written:
+Pairs are folded or grouped in a dict; at a memory bound, and at the end, it is cut by partition, sorted and written:
 each time one sorted *run* for each partition. `merge` is the other side.
 """
 
@@ -85,7 +85,7 @@ class Shuffler:
         if is_pair and type(first[0]) not in UNMISTAKABLE:
             streams = (same_type(chain.from_iterable(streams)),)
         for stream in streams:
-            if isinstance(stream, Ones) and isinstance(self._fold, Count):
+            if isinstance(stream, Ones) and type(self._fold) is Count:  # a subclass may count otherwise
                 self._take_by(self._fold.count, stream.keys(_BATCH))
             else:
                 self._take(iter(stream))
@@ -159,20 +159,21 @@ class Shuffler:
 
     def _write(self, table: dict[Key, Any], *, last: bool) -> None:
         """Write a table as one sorted run for each partition."""
-        key_type = one_signature(table)
+        keys = list(table)
+        key_type = one_signature(keys)
         if key_type and self.key_type and key_type != self.key_type:
             raise MixedKeysError(f"keys of one step must have one type: some are {self.key_type}, others {key_type}")
         if key_type and not self.key_type:
-            self.key_type, self.key_example = key_type, shorten(next(iter(table)))
-        by_partition = self._cut(table) if table else {}
+            self.key_type, self.key_example = key_type, shorten(keys[0])
+        by_partition = self._cut(keys) if keys else {}
         if last:
             for partition in self._runs:
                 by_partition.setdefault(partition, [])
         if self._step.sort_values and self._codec.is_grouped:
             for key, values in table.items():
                 sort(key, values)
-        for partition, keys in by_partition.items():
-            self._write_run(partition, keys, list(map(table.__getitem__, keys)), last=last)
+        for partition, part in by_partition.items():
+            self._write_run(partition, part, list(map(table.__getitem__, part)), last=last)
         self._table.clear()
         self._held = self._keys_weighed = 0
 
@@ -193,16 +194,15 @@ class Shuffler:
                 raise KeyFunctionError(key) from error
         return table
 
-    def _cut(self, table: dict[Key, Any]) -> dict[int, list[Key]]:
+    def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
         """Return each partition's keys, sorted."""
         if self._partitions == 1:
-            return {0: sorted(table)}
+            return {0: sorted(keys)}
         if isinstance(self._step.partitioner, TotalOrder):
-            return self._ranges(self._step.partitioner, sorted(table))
+            return self._ranges(self._step.partitioner, sorted(keys))
         # Cut before they are sorted: a dict's keys lie in memory in the order in which they came, so they are read
         # there one after the other, and less is sorted at a time.
         parts: list[list[Key]] = [[] for _ in range(self._partitions)]
-        keys = list(table)
         for key, partition in zip(keys, self._partitions_of(keys), strict=True):
             parts[partition].append(key)
         for part in parts:

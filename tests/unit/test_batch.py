@@ -75,6 +75,18 @@ def test_keys_once_each_are_counted_as_their_pairs_are(
     assert records(tmp_path, body.format(f"Ones({keys})", reducer), books, memory=memory) == expected
 
 
+def test_who_counts_otherwise_than_count_does_so_with_keys_once_each(tmp_path: Path, books: list[Path]) -> None:
+    body = "    class Twice(Count):\n        def add(self, accumulator, value):\n            return accumulator + 2\n"
+    body += "    reducer = Twice()\n    def map_batch(self, source, text: str):\n        return {}"
+    pairs, ones = (body.format(made) for made in ("((word, 1) for word in text.split())", "Ones(text.split())"))
+    assert records(tmp_path, ones, books) == records(tmp_path, pairs, books)
+
+
+def test_a_text_is_no_list_of_keys() -> None:
+    with pytest.raises(TypeError, match="'some text' is one"):
+        rqmr.Ones("some text")
+
+
 @pytest.mark.parametrize("keys", ["[1, True]", "['a', 1]", "[1, 1.0]"])
 def test_keys_once_each_are_of_one_type(tmp_path: Path, keys: str) -> None:
     (tmp_path / "text.txt").write_text("a\n")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rqmr.errors import InputError
 from rqmr.files import UnreadableRecord
-from rqmr.inputs import Source, choose_reducers, choose_split_bytes, cut, expand, parse_size, source_of
+from rqmr.inputs import Source, choose_reducers, choose_splits, cut, cut_for, expand, parse_size, source_of
 from rqmr.model import Piece, Settings, Split
 from rqmr.readers import Block, Csv, JsonLines, Lines, Reader, Whole, check_encoding
 
@@ -604,24 +604,50 @@ def test_unknown_encodings_and_error_handlers_are_refused_and_known_ones_pass() 
         check_encoding(Settings(encoding=encoding, decode_errors="strict"))
 
 
-def test_split_size_follows_the_input_and_the_workers() -> None:
-    """Three tasks each for the workers, or more, of 1 to 16 MiB; as many for each."""
-    assert choose_split_bytes(0, 4) == choose_split_bytes(5 * MIB, 8) == MIB
-    assert 5 * MIB < choose_split_bytes(60 * MIB, 4) < 5.4 * MIB
-    assert 15 * MIB < choose_split_bytes(10**12, 4) <= 16 * MIB
-    assert 10 * MIB < choose_split_bytes(30 * MIB, 0) < 11 * MIB
+def test_the_number_of_splits_follows_the_input_and_the_workers() -> None:
+    """Three for each worker, or more, of 1 to 16 MiB; as many for each."""
+    assert [choose_splits(total, 4) for total in (0, MIB, 3 * MIB, 5 * MIB, 11 * MIB, 12 * MIB)] == [1, 1, 3, 4, 8, 12]
+    assert [choose_splits(total * MIB, 4) for total in (60, 192, 193, 256)] == [12, 12, 16, 16]
+    assert choose_splits(30 * MIB, 0) == 3
 
 
 @given(st.lists(st.integers(1 << 16, 60 * MIB), min_size=1, max_size=40), st.integers(1, 9))
 @settings(deadline=None, max_examples=150)
 def test_each_worker_has_as_many_map_tasks_and_all_are_about_equal(sizes: list[int], workers: int) -> None:
     """Whatever the files are that they are cut of, as long as they can be cut."""
-    split_bytes = choose_split_bytes(sum(sizes), workers)
-    splits = cut([Source(str(number), b"/x", size) for number, size in enumerate(sizes)], split_bytes, True)
-    if split_bytes > MIB:
-        assert len(splits) % workers == 0
+    splits = cut_for(workers, [Source(str(number), b"/x", size) for number, size in enumerate(sizes)], True)
+    assert len(splits) == choose_splits(sum(sizes), workers)
     assert max(split.size for split in splits) <= 1.14 * min(split.size for split in splits) + 1
     assert sum(len(split.pieces) for split in splits) <= len(sizes) + len(splits)
+
+
+def test_many_small_files_are_as_many_splits_for_each_worker() -> None:
+    """Though to open them counts, too."""
+    assert len(cut_for(4, [Source(str(number), b"/x", 3000) for number in range(33_000)], True)) == 12
+    assert len(cut_for(4, [*[Source("", b"/x", 100)] * 2000, Source("", b"/x", 50 * MIB)], True)) == 12
+
+
+def test_files_of_the_size_of_a_split_are_splits() -> None:
+    """Who has prepared blocks for the tasks gets these."""
+    for count in (1, 3, 16, 64):
+        splits = cut([Source(str(number), b"/x", MIB) for number in range(count)], MIB, True)
+        assert [len(split.pieces) for split in splits] == [1] * count
+
+
+@given(st.lists(st.integers(0, 500_000), min_size=20, max_size=120), st.integers(1, 9))
+@settings(deadline=None, max_examples=150)
+def test_small_files_that_cannot_be_cut_are_packed_as_well_as_others(sizes: list[int], workers: int) -> None:
+    """Each goes where its middle is, so no split is far from the mean."""
+    sources = [Source(str(number), b"/x", size, "gzip") for number, size in enumerate(sizes)]
+    splits = cut_for(workers, sources, True)
+    assert [piece.name for split in splits for piece in split.pieces] == [source.name for source in sources]
+    costs = [max(size, 4096) for size in sizes]
+    assert len(splits) in (choose_splits(sum(costs), workers), choose_splits(sum(costs), workers) + 1)
+
+
+def test_large_files_that_cannot_be_cut_are_tasks_by_themselves() -> None:
+    """Two of them in one task, and one in another, would be as unequal as can be."""
+    assert len(cut_for(2, [Source("", b"/x", 10 * MIB, "gzip")] * 20, True)) == 20
 
 
 def test_the_number_of_reducers_follows_the_input_and_the_workers() -> None:

@@ -278,6 +278,20 @@ def test_columns_are_flushed_as_they_grow(tmp_path: Path) -> None:
         assert all(200_000 < each < 400_000 for each in sizes[:-1])
 
 
+@pytest.mark.parametrize("value", [["x" * 100] * 500, "x" * 50_000], ids=["lists", "texts"])
+def test_large_values_are_written_a_few_at_a_time(tmp_path: Path, value: object) -> None:
+    """However many there are of them in the columns: what is spelled of them has to fit into memory."""
+    sizes: list[int] = []
+    file = StagedFile(tmp_path / "a")
+    file.write = lambda data: sizes.append(len(data)) or len(data)
+    writer = PartWriter(file, "a", "tsv")
+    writer.write(Columns(range(10_000), ["x"] * 10_000))
+    writer.write(Columns(range(3000), [value] * 3000))
+    assert writer.close().size == sum(sizes)
+    # The first of them are taken for being as small as those before.
+    assert sorted(sizes)[-2] < 1 << 20
+
+
 def test_a_part_is_flushed_as_it_grows_and_its_sum_is_that_of_the_file(tmp_path: Path) -> None:
     """Its size and checksum are what collecting trusts."""
     writer = writer_in(tmp_path, "a", "tsv")
