@@ -156,9 +156,13 @@ def cut_for(workers: int, sources: Sequence[Source], splittable: bool) -> list[S
 
 def _packed(sources: Sequence[Source], packing: _Packing, least: int, splittable: bool) -> list[Split]:
     for source in sources:
-        is_whole = bool(source.compression) or source.is_whole or not splittable
-        if is_whole or source.size <= least:
-            packing.add_whole(source.piece(0, None if is_whole else source.size), max(source.size, least))
+        if source.compression or source.is_whole or not splittable:
+            packing.add_whole(source.piece(0, None), max(source.size, least))
+            continue
+        if source.size <= least:
+            if least > packing.room:
+                packing.close()
+            packing.add(source.piece(0, source.size), least)
             continue
         start = 0
         while source.size - start > packing.room:
