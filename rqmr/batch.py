@@ -29,6 +29,8 @@ class Ones:
 
     def keys(self, most: int) -> Iterator[list[Any]]:
         """Yield the keys in lists of at most so many."""
+        if len(self._keys) <= most:
+            return iter((self._keys,))
         return (self._keys[start : start + most] for start in range(0, len(self._keys), most))
 
 

@@ -29,7 +29,7 @@ _NEAR = 16  # a split ends where a file does, not within the next one, if that m
 LARGEST_SPLIT, LEAST_SPLIT = 16 * _MIB, _MIB
 #: A smaller input makes one part file: nobody likes to look into eight. A larger one makes so many that about this much
 #: of it goes into each.
-LEAST_TO_PART, MOST_OF_A_PART = _MIB, 64 * _MIB
+LEAST_TO_PART, MOST_OF_A_PART = _MIB, 128 * _MIB
 
 
 class Source(Struct, frozen=True):

@@ -654,8 +654,8 @@ def test_the_number_of_reducers_follows_the_input_and_the_workers() -> None:
     """One for a small input, else one to four for each worker."""
     assert choose_reducers(MIB - 1, 8) == 1
     assert choose_reducers(MIB, 8) == 8
-    assert choose_reducers(1000 * MIB, 8) == 16
-    assert choose_reducers(300 * MIB, 2) == 6, "so that none is left for one worker alone"
+    assert choose_reducers(2000 * MIB, 8) == 16
+    assert choose_reducers(600 * MIB, 2) == 6, "so that none is left for one worker alone"
     assert choose_reducers(10**12, 8) == 32
     assert choose_reducers(10 * MIB, 0) == 1
 
