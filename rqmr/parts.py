@@ -153,7 +153,7 @@ class PartWriter:
         if isinstance(pairs, Columns):
             self._write_columns(pairs)
             return
-        spell = self._spell
+        spell, lines, held = self._spell, self._lines, self._held
         for pair in pairs:
             if type(pair) is not tuple:
                 check_pair(pair)
@@ -162,10 +162,12 @@ class PartWriter:
                 line = spell(key, value)
             except CarryError as error:
                 raise CarryError(f"key {shorten(key)}: {error}") from None
-            self._lines.append(line)
-            self._held += len(line)
-            if self._held > _BUFFER:
+            lines.append(line)
+            held += len(line)
+            if held > _BUFFER:
                 self._flush()
+                held = 0
+        self._held = held
 
     def _write_columns(self, columns: Columns) -> None:
         start = 0
@@ -194,7 +196,8 @@ class PartWriter:
         self._size += len(data)
         self._crc = crc32(data, self._crc)
         self.records += len(self._lines)
-        self._lines, self._held = [], 0
+        self._lines.clear()
+        self._held = 0
 
     def _blame(self, text: str) -> NoReturn:
         """Tell of the first line that can't be encoded, since of `text` in it."""
