@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import gc
 import os
 import signal
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -22,6 +24,8 @@ from rqmr.errors import ParameterError, RefusedError, RqmrError, RunFailed, RunL
 if TYPE_CHECKING:
     pass
 
+#: How often to look whether a signal's exception was swallowed.
+_REMINDER_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """
 [bold]Examples[/]
@@ -318,10 +322,18 @@ class _Ended(BaseException):
 def _signals() -> Iterator[None]:
     """Let a signal unwind the run, and ignore those that come meanwhile.
 
-    The unwinding goes on for as long as its exception exists. One that was swallowed, as in a finalizer, is gone, and
-    the next signal is heard again.
+    The unwinding goes on for as long as its exception exists. One that was swallowed, as in a finalizer, is gone: then
+    the signal is sent once more, by a thread that the handler leaves behind.
     """
     has_terminal = os.isatty(2)
+    is_over = False
+
+    def remind(number: int) -> None:
+        time.sleep(_REMINDER_SECONDS)
+        while not is_over and _Ended.latest() is not None:
+            time.sleep(_REMINDER_SECONDS)
+        if not is_over:
+            os.kill(os.getpid(), number)
 
     def unwind(number: int, frame: FrameType | None) -> None:
         if has_terminal and number == signal.SIGHUP:  # it is gone, and whoever writes to it would fail
@@ -330,10 +342,15 @@ def _signals() -> Iterator[None]:
             os.dup2(nothing, 2)
             os.close(nothing)
         if _Ended.latest() is None:
-            raise _Ended(number)
+            # Not by threading, whose locks what is interrupted here may hold.
+            _thread.start_new_thread(remind, (number,))
+            raise _Ended(number)  # and no name for it: a frame that refers to it would keep it
 
     before = {number: signal.signal(number, unwind) for number in _SIGNALS}
-    yield
+    try:
+        yield
+    finally:
+        is_over = True
     for number, handler in before.items():
         signal.signal(number, handler)
 
