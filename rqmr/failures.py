@@ -96,17 +96,19 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-_REFUSED, _COMMITTED = "refused", "committed"
+#: A refusal, and what makes those before it be of no account.
+_REFUSED, _FORGIVEN = "refused", frozenset({"committed", "resumed"})
 
 
 def nobody_is_fit(events: Sequence[Event], listening: Set[str], *, now_ms: int, patience_ms: int) -> Failure | None:
     """Return the failure of a run that every worker which listens has refused; None if one may be able to run it.
 
-    That is so when some time has passed since the first of those who refused it, and nothing was committed meanwhile.
+    That is so when some time has passed since the first of those who refused it, and since then nothing was committed,
+    nor was the run resumed.
     """
     refused: dict[str, Event] = {}
     for event in events:
-        if event.what == _COMMITTED:
+        if event.what in _FORGIVEN:
             refused.clear()
         elif event.what == _REFUSED:
             refused.setdefault(event.subject, event)

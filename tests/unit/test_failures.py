@@ -17,6 +17,7 @@ def refused(worker: str, at_ms: int) -> Event:
 
 
 COMMITTED = Event(5, "committed", "s0-m0000-a1", "")
+RESUMED = Event(5, "resumed", "run", "")
 
 
 @pytest.mark.parametrize(
@@ -31,11 +32,14 @@ COMMITTED = Event(5, "committed", "s0-m0000-a1", "")
         ([refused("a", 0)], {"a", "b"}, False),
         ([refused("a", 0)], set(), False),
         ([refused("a", 0), COMMITTED], {"a"}, False),
+        ([refused("a", 0), refused("b", 0), RESUMED], {"a", "b"}, False),
+        ([refused("a", 0), refused("b", 0), RESUMED, refused("a", 90)], {"a"}, False),
         ([], {"a"}, False),
     ],
     ids=[
         "one and only", "the last of two", "twice", "one that left was first", "too short since a commit", "too short",
-        "not all", "nobody listens", "it has worked since", "nobody has refused",
+        "not all", "nobody listens", "it has worked since", "it was resumed since",
+        "too short since it was resumed", "nobody has refused",
     ],
 )  # fmt: skip
 def test_a_run_is_given_up_when_all_who_listen_have_refused_it_for_a_while(
