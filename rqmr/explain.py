@@ -82,13 +82,13 @@ def _input(made: Program, sources: Sequence[Source]) -> str:
 
 
 def _map(spec: Spec, split_bytes: int | None, sources: Sequence[Source], workers: int) -> str:
-    tasks, total = spec.phases[0].tasks, spec.input_bytes
-    mean = total / tasks
+    tasks = spec.phases[0].tasks
+    mean = spec.input_bytes / tasks
     if split_bytes:
         why = f"splits of at most {sized(split_bytes)}, as asked for"
     elif not spec.is_cut or any(source.compression for source in sources):
         why = "what can't be cut is one task's"
-    elif total < 3 * workers * LEAST_SPLIT:
+    elif tasks < 3 * workers:
         why = f"of no less than {sized(LEAST_SPLIT)}, as a smaller one isn't worth its costs"
     else:
         larger = tasks > 3 * workers
