@@ -18,7 +18,7 @@ from typing import Any
 from zlib import crc32
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rqmr.errors import CarryError, MixedKeysError
 from rqmr.values import SCALARS, are_plain
@@ -169,6 +169,7 @@ class Chunk(Struct, frozen=True, array_like=True):
 
     runs: tuple[int, ...]
     packed: bool  # whether the body is zstd
+    single: bool  # whether an item is one value, where else it is a list of them
     body: bytes
 
 
@@ -184,6 +185,8 @@ class ChunkCodec:
             item = list[Any] if grouped else Any
         columns: Any = tuple[list[Any], list[item]]  # type: ignore[valid-type]
         self._decode: Callable[[bytes], tuple[list[Any], list[Any]]] = msgspec.msgpack.Decoder(columns).decode
+        #: The codec of chunks that have an entry for each value, and no lists.
+        self.single: ChunkCodec = ChunkCodec(item_type, grouped=False) if grouped else self
 
     def bodies(self, keys: Sequence[Key], items: Sequence[Any]) -> Iterator[bytes]:
         """Encode a sorted run as bodies of about the chunk's target size.
@@ -256,6 +259,11 @@ class ChunkCodec:
         Raises:
             ValueError: the bytes aren't a body of this type.
         """
+        if chunk.single:
+            if not self.is_grouped:
+                raise ValueError("it has values where accumulators should be")
+            keys, values = self.single.items(structs.replace(chunk, single=False))
+            return keys, [[value] for value in values]
         body = _unpacked(chunk.body) if chunk.packed else chunk.body
         if not body:
             return [], []
@@ -294,10 +302,10 @@ def _unpacked(packed: bytes) -> bytes:
     return body
 
 
-def seal(body: bytes, runs: tuple[int, ...] = ()) -> bytes:
+def seal(body: bytes, runs: tuple[int, ...] = (), *, single: bool = False) -> bytes:
     """Return a chunk as it is stored: checksum, then the chunk."""
     packed = len(body) >= _SMALL
-    chunk = _encode(Chunk(runs, packed, zstd.compress(body, 1) if packed else body))
+    chunk = _encode(Chunk(runs, packed, single, zstd.compress(body, 1) if packed else body))
     return crc32(chunk).to_bytes(4, "little") + chunk
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 #: Raised whenever a worker of another release could misread a run.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class RunState(StrEnum):

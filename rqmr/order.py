@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 from msgspec import structs
 
@@ -40,12 +41,17 @@ class TotalOrder:
         """Return the partition of a key."""
         return bisect_right(self.bounds, key, hi=min(partitions - 1, len(self.bounds)))
 
-    def cut(self, keys: list[Key], partitions: int) -> Iterator[tuple[int, list[Key]]]:
-        """Yield each partition that some ascending keys belong to, with its keys."""
-        ends = [bisect_left(keys, bound) for bound in self.bounds[: partitions - 1]]
-        for partition, (start, end) in enumerate(pairwise([0, *ends, len(keys)])):
+    def cut(
+        self, entries: list[Any], partitions: int, key_of: Callable[[Any], Key] | None = None
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Yield each partition that some entries, ascending by their keys, belong to, with its entries.
+
+        An entry is a key, or `key_of` gives it.
+        """
+        ends = [bisect_left(entries, bound, key=key_of) for bound in self.bounds[: partitions - 1]]
+        for partition, (start, end) in enumerate(pairwise([0, *ends, len(entries)])):
             if start < end:
-                yield partition, keys[start:end]
+                yield partition, entries[start:end]
 
 
 def bounds_of(job: Job, splits: Sequence[Split], settings: Settings, partitions: int) -> list[Key]:

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 from zlib import crc32
@@ -139,6 +139,10 @@ class PartWriter:
         self._form = form
         self._size = self._crc = 0
         self._lines: list[str] = []  # not written yet
+        #: Of each of these lines the text that it has as it is, though that may have to be escaped: until some has to
+        #: be, all are looked at together, which takes far less than looking at each.
+        self._unchecked: list[tuple[str, str] | None] = []
+        self._spells_each = form != "tsv"
         self._held = 0  # characters of them
         self._at_once = 64  # records of columns that are spelled at a time
         self.records = 0  # written
@@ -153,15 +157,20 @@ class PartWriter:
         if isinstance(pairs, Columns):
             self._write_columns(pairs)
             return
-        spell, lines, held = self._spell, self._lines, self._held
+        spell, lines, unchecked, held = self._spell, self._lines, self._unchecked, self._held
         for pair in pairs:
             if type(pair) is not tuple:
                 check_pair(pair)
             key, value = pair
-            try:
-                line = spell(key, value)
-            except CarryError as error:
-                raise CarryError(f"key {shorten(key)}: {error}") from None
+            if type(value) is str and type(key) is str and not self._spells_each:
+                line = f"{key}\t{value}\n"
+                unchecked.append(pair)
+            else:
+                try:
+                    line = spell(key, value)
+                except CarryError as error:
+                    raise CarryError(f"key {shorten(key)}: {error}") from None
+                unchecked.append(None)
             lines.append(line)
             held += len(line)
             if held > _BUFFER:
@@ -181,6 +190,7 @@ class PartWriter:
                 # Not more of them than a write takes, as far as can be told from those before.
                 self._at_once = max(1, min(2 * self._at_once, _MOST_AT_ONCE, len(lines) * _BUFFER // characters))
                 self._lines += lines
+                self._unchecked += repeat(None, len(lines))
                 self._held += characters
                 if self._held > _BUFFER:
                     self._flush()
@@ -188,8 +198,14 @@ class PartWriter:
                 self.write(zip(keys, values, strict=True))
 
     def _flush(self) -> None:
+        text = "".join(self._lines)
+        if any(self._unchecked) and not _is_plain(text, len(self._lines)):
+            self._spells_each = True
+            lines = zip(self._lines, self._unchecked, strict=True)
+            self._lines[:] = [self._spell(*pair) if pair else line for line, pair in lines]
+            text = "".join(self._lines)
         try:
-            data = "".join(self._lines).encode()
+            data = text.encode()
         except UnicodeEncodeError as error:
             self._blame(shorten(error.object[error.start : error.end]))
         self._file.write(data)
@@ -197,6 +213,7 @@ class PartWriter:
         self._crc = crc32(data, self._crc)
         self.records += len(self._lines)
         self._lines.clear()
+        self._unchecked.clear()
         self._held = 0
 
     def _blame(self, text: str) -> NoReturn:
@@ -250,6 +267,11 @@ def _fields(column: Sequence[Any]) -> Sequence[Any] | None:
 
 def _needs_escape(text: str) -> bool:
     return "\t" in text or "\n" in text or "\\" in text or "\r" in text
+
+
+def _is_plain(text: str, lines: int) -> bool:
+    """Whether in so many lines there is nothing to escape."""
+    return text.count("\t") == lines == text.count("\n") and "\\" not in text and "\r" not in text
 
 
 def _unescape(text: str) -> str:

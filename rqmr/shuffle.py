@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, tee
+from operator import itemgetter
 from typing import Any, Protocol
 
 from rqmr.aggregators import Aggregator, Count, group
@@ -25,8 +26,11 @@ _BATCH = 1 << 14
 #: by until the next one is weighed: most of what weighing all would cost is spared.
 _HELD_BATCH, _UNWEIGHED = 256, 7
 _NOTHING: Any = object()
-#: What a dict's entry takes besides its key and value.
-_ENTRY = 100  # bytes
+#: By how many pairs it is told whether nearly all keys differ, and how many of a thousand do then.
+_SAMPLE, _DIFFERING = 1000, 900
+_key_of, _value_of = itemgetter(0), itemgetter(1)
+#: What a dict's entry takes besides its key and value, and what a pair does.
+_ENTRY, _PAIR = 100, 64  # bytes
 
 
 class Sink(Protocol):
@@ -58,6 +62,10 @@ class Shuffler:
         self._sink = sink
         self._memory = memory
         self._table: dict[Key, Any] = self._fold.table() if self._fold else {}
+        #: Whether values are held by key. Where nearly all keys differ, pairs are held as they come, since making,
+        #: encoding and decoding a list for each key would cost more than all else. None: it isn't known yet.
+        self._groups: bool | None = True if step.fold or step.combiner or step.sort_values else None
+        self._pairs: list[tuple[Key, Any]] = []
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
         self._batch = 1  # values to hold until they are weighed
@@ -92,7 +100,7 @@ class Shuffler:
 
     def _take(self, pairs: Iterator[tuple[Key, Any]]) -> None:
         holds = self._fold is None or self._fold.grows
-        take = group if self._fold is None else self._fold.fold
+        take = self._hold if self._fold is None else self._fold.fold
         self._take_by(take, self._weighed(pairs) if holds else _batches(pairs))
 
     def _take_by(self, take: Callable[[dict[Key, Any], Iterable[Any]], None], batches: Iterable[Iterable[Any]]) -> None:
@@ -101,6 +109,26 @@ class Shuffler:
             self._weigh_new_keys()
             if self._held > self._memory:
                 self._make_room()
+
+    def _hold(self, table: dict[Key, Any], pairs: Iterable[tuple[Key, Any]]) -> None:
+        if self._groups:
+            group(table, pairs)
+            return
+        hold = self._pairs.append
+        for key, value in pairs:
+            hash(key)  # what can't be a key raises at its own record
+            hold((key, value))
+        if self._groups is None and len(self._pairs) >= _SAMPLE:
+            self._look_at_keys()
+
+    def _look_at_keys(self) -> None:
+        """Group the pairs that are held unless nearly all keys differ, and all that follow as these."""
+        keys = set(map(_key_of, self._pairs))
+        self._groups = len(keys) * 1000 < len(self._pairs) * _DIFFERING
+        if self._groups:
+            group(self._table, self._pairs)
+            self._pairs.clear()
+            self._weigh_anew()
 
     def finish(self) -> set[int]:
         """Write what is left; return the partitions that have a segment."""
@@ -119,10 +147,12 @@ class Shuffler:
             size = self._batch
             batch, taken = tee(islice(pairs, size))
             yield batch
-            values = [value for _, value in taken]
+            keys, values = _columns(taken)
             if not values:
                 return
             weighed = 8 * len(values) + weights(values)
+            if not self._groups:
+                weighed += _PAIR * len(keys) + weights(keys)
             self._held += weighed
             self._batch = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
             if len(values) < size:
@@ -145,11 +175,14 @@ class Shuffler:
         if combines:
             self._table = self._combined()
         if combines or (self._fold and self._fold.grows):
-            self._held, self._keys_weighed = 0, 0
-            self._weigh_new_keys()
-            self._held += weight_by_sample(list(self._table.values()))
+            self._weigh_anew()
         if self._held > self._memory // 2:
             self._write(self._table if combines else self._combined(), last=False)
+
+    def _weigh_anew(self) -> None:
+        self._held, self._keys_weighed = 0, 0
+        self._weigh_new_keys()
+        self._held += weight_by_sample(list(self._table.values()))
 
     def _weigh_new_keys(self) -> None:
         # A dict keeps the order of insertion, so its new keys are its last ones.
@@ -158,14 +191,26 @@ class Shuffler:
         self._keys_weighed = len(self._table)
 
     def _write(self, table: dict[Key, Any], *, last: bool) -> None:
-        """Write a table as one sorted run for each partition."""
-        keys = list(table)
+        """Write a table, or the pairs that are held, as one sorted run for each partition."""
+        if self._groups is None:
+            self._look_at_keys()
+        self._write_runs(table, last=last)
+        # All that refers to what is held is gone by now. So it is let go of as it lies in memory, in the order in which
+        # it came: in that of the keys it would take as long as sorting them.
+        self._table.clear()
+        self._pairs.clear()
+        self._held = self._keys_weighed = 0
+
+    def _write_runs(self, table: dict[Key, Any], *, last: bool) -> None:
+        keys = list(table) if self._groups else list(map(_key_of, self._pairs))
         key_type = one_signature(keys)
         if key_type and self.key_type and key_type != self.key_type:
             raise MixedKeysError(f"keys of one step must have one type: some are {self.key_type}, others {key_type}")
         if key_type and not self.key_type:
             self.key_type, self.key_example = key_type, shorten(keys[0])
-        by_partition = self._cut(keys) if keys else {}
+        by_partition = {}
+        if keys:
+            by_partition = self._cut(keys, keys) if self._groups else self._cut(keys, self._pairs, _key_of)
         if last:
             for partition in self._runs:
                 by_partition.setdefault(partition, [])
@@ -173,9 +218,10 @@ class Shuffler:
             for key, values in table.items():
                 sort(key, values)
         for partition, part in by_partition.items():
-            self._write_run(partition, part, list(map(table.__getitem__, part)), last=last)
-        self._table.clear()
-        self._held = self._keys_weighed = 0
+            if self._groups:
+                self._write_run(partition, part, list(map(table.__getitem__, part)), last=last)
+            else:
+                self._write_run(partition, *_columns(part), last=last)
 
     def _combined(self) -> dict[Key, Any]:
         combiner = self._step.combiner
@@ -194,24 +240,28 @@ class Shuffler:
                 raise KeyFunctionError(key) from error
         return table
 
-    def _cut(self, keys: list[Key]) -> dict[int, list[Key]]:
-        """Return each partition's keys, sorted."""
+    def _cut(
+        self, keys: list[Key], entries: list[Any], key_of: Callable[[Any], Key] | None = None
+    ) -> dict[int, list[Any]]:
+        """Return each partition's entries, sorted; `keys`: theirs."""
         if self._partitions == 1:
-            return {0: sorted(keys)}
+            return {0: sorted(entries, key=key_of)}
         if isinstance(self._step.partitioner, TotalOrder):
-            return self._ranges(self._step.partitioner, sorted(keys))
+            return self._ranges(self._step.partitioner, sorted(entries, key=key_of), key_of)
         # Cut before they are sorted: a dict's keys lie in memory in the order in which they came, so they are read
         # there one after the other, and less is sorted at a time.
-        parts: list[list[Key]] = [[] for _ in range(self._partitions)]
-        for key, partition in zip(keys, self._partitions_of(keys), strict=True):
-            parts[partition].append(key)
+        parts: list[list[Any]] = [[] for _ in range(self._partitions)]
+        for entry, partition in zip(entries, self._partitions_of(keys), strict=True):
+            parts[partition].append(entry)
         for part in parts:
-            part.sort()
+            part.sort(key=key_of)
         return {partition: part for partition, part in enumerate(parts) if part}
 
-    def _ranges(self, order: TotalOrder, keys: list[Key]) -> dict[int, list[Key]]:
+    def _ranges(
+        self, order: TotalOrder, entries: list[Any], key_of: Callable[[Any], Key] | None
+    ) -> dict[int, list[Any]]:
         try:
-            return dict(order.cut(keys, self._partitions))
+            return dict(order.cut(entries, self._partitions, key_of))
         except TypeError as error:
             raise MixedKeysError(
                 f"keys of one step must have one type, and bounds of a TotalOrder, too: {error}"
@@ -241,13 +291,20 @@ class Shuffler:
     def _write_run(self, partition: int, keys: list[Key], items: list[Any], *, last: bool) -> None:
         runs = self._runs.setdefault(partition, [])
         number = sum(runs) + 1
-        bodies = self._codec.bodies(keys, items)
+        single = not self._groups
+        bodies = (self._codec.single if single else self._codec).bodies(keys, items)
         held = next(bodies, b"")
         written = 0
         for body in bodies:
-            self._sink.write(partition, number + written, seal(held))
+            self._sink.write(partition, number + written, seal(held, single=single))
             written += 1
             held = body
         # Chunk 0 comes last and tells how many there are: a segment that has it is whole.
         runs.append(written + 1)
-        self._sink.write(partition, 0 if last else number + written, seal(held, tuple(runs) if last else ()))
+        head = seal(held, tuple(runs) if last else (), single=single)
+        self._sink.write(partition, 0 if last else number + written, head)
+
+
+def _columns(pairs: Iterable[tuple[Key, Any]]) -> tuple[list[Key], list[Any]]:
+    pairs = list(pairs)
+    return list(map(_key_of, pairs)), list(map(_value_of, pairs))

@@ -157,12 +157,15 @@ def checked(chunk: bytes) -> bytes:
 def test_a_segment_is_read_or_lost(data: st.DataObject) -> None:
     """And so the map that wrote it runs again: nobody is charged, and nothing else is raised."""
     (body,) = ChunkCodec(grouped=True).bodies(["a", "b"], [[1], [2, 3]])
-    chunk = msgspec.msgpack.encode(Chunk((1,), False, body))
+    (singles,) = ChunkCodec(grouped=True).single.bodies(["a", "b"], [1, 2])
+    chunk = msgspec.msgpack.encode(Chunk((1,), packed=False, single=False, body=body))
+    single = msgspec.msgpack.encode(Chunk((1,), packed=False, single=True, body=singles))
     stored = data.draw(
         st.one_of(
             anything,
             anything.map(checked),
             altered(chunk).map(checked),
+            altered(single).map(checked),
             st.builds(
                 seal, st.one_of(anything, altered(body)), st.lists(st.integers(-(2**63), 2**63), max_size=3).map(tuple)
             ),

@@ -114,7 +114,7 @@ def test_a_run_of_another_protocol_is_refused_with_what_to_do(run):
     """A worker of another release could misread the run."""
     run.redis.hset(run.keys.run, "spec", msgspec.msgpack.encode({"protocol": 99, "all": "else differs"}))
 
-    with pytest.raises(RqmrError, match=r"wordcount-7k2p9x speaks protocol 99, this worker 3: install the same rqmr"):
+    with pytest.raises(RqmrError, match=r"wordcount-7k2p9x speaks protocol 99, this worker 4: install the same rqmr"):
         _ = State(run.redis, run.spec.run).spec
 
 

@@ -266,10 +266,27 @@ def test_a_body_that_is_none_is_a_value_error(body: bytes) -> None:
 
 def test_a_packed_body_that_is_no_zstd_is_a_value_error() -> None:
     """The decompressor's own error would not be recognised as a lost segment."""
-    encoded = rqmr.codec._encode(rqmr.codec.Chunk((), True, b"x" * 300))
+    encoded = rqmr.codec._encode(rqmr.codec.Chunk((), packed=True, single=False, body=b"x" * 300))
     stored = crc32(encoded).to_bytes(4, "little") + encoded
     with pytest.raises(ValueError):  # noqa: PT011
         ChunkCodec(grouped=False).items(unseal(stored))
+
+
+@pytest.mark.parametrize("annotation", [Any, Decimal])
+def test_values_of_different_keys_need_no_list_each(annotation: Any) -> None:
+    """They come back as lists of one."""
+    codec = ChunkCodec(annotation, grouped=True)
+    assert codec.single
+    keys, values = ["a", "a", "b"], list(map(annotation if annotation is Decimal else int, [1, 2, 3]))
+    (body,) = codec.single.bodies(keys, values)
+    assert codec.items(unseal(seal(body, single=True))) == (keys, [[value] for value in values])
+
+
+def test_values_where_accumulators_should_be_are_a_value_error() -> None:
+    """They could be taken for them."""
+    (body,) = ChunkCodec(grouped=False).bodies(["a"], [1])
+    with pytest.raises(ValueError, match="accumulators"):
+        ChunkCodec(grouped=False).items(unseal(seal(body, single=True)))
 
 
 # --- partitions --------------------------------------------------------------------------------------------------

@@ -278,6 +278,25 @@ def test_columns_are_flushed_as_they_grow(tmp_path: Path) -> None:
         assert all(200_000 < each < 400_000 for each in sizes[:-1])
 
 
+@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\\b", "a\rb", "\t", ""])
+@pytest.mark.parametrize("place", [0, 4000, 9999])
+def test_text_that_has_to_be_escaped_may_come_late(text: str, place: int, tmp_path: Path) -> None:
+    """Many lines are looked at together, and among them may be what has no text, or backslashes of its own."""
+    records: list[tuple[Any, Any]] = [(f"key {number}", "x" * (number % 60)) for number in range(10_000)]
+    records[place] = (text, text)
+    records[place - 1] = ("lists", ["a\nb", 1])
+    records[place // 2] = (5, {"a": "\t"})
+
+    writer = writer_in(tmp_path, "a", "tsv")
+    writer.write(iter(records))
+    part = writer.close()
+
+    lines = "".join(f"{tsv_field(key)}\t{tsv_field(value)}\n" for key, value in records)
+    assert (tmp_path / "a").read_bytes() == lines.encode()
+    assert (part.size, part.crc) == (len(lines), crc32(lines.encode()))
+    assert writer.records == len(records)
+
+
 @pytest.mark.parametrize("value", [["x" * 100] * 500, "x" * 50_000], ids=["lists", "texts"])
 def test_large_values_are_written_a_few_at_a_time(tmp_path: Path, value: object) -> None:
     """However many there are of them in the columns: what is spelled of them has to fit into memory."""

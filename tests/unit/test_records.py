@@ -247,6 +247,22 @@ def test_what_a_record_yields_can_be_bad_as_well(bench: Bench, body: str, told: 
     assert told in messages(result)[0]
 
 
+@pytest.mark.parametrize("bad", ["([x], 1)", "(x, 1, 1)", "7"])
+def test_a_pair_that_cannot_be_held_is_told_of_its_own_record(bench: Bench, bad: str) -> None:
+    """Not of one that is mapped when somebody looks at what is held, whether the keys differ or not."""
+    for name in ("str(n)", "'same'"):
+        body = f"""
+    def reducer(self, key, values): yield key, len(list(values))
+
+    def mapper(self, source, x):
+        n = int(x)
+        yield {bad} if n == 3210 else ({name}, 1)
+"""
+        with pytest.raises(rqmr.RunFailed) as caught:
+            bench.run(body, "".join(f"{number:05}\n" for number in range(5000)), skip_bad=0)
+        assert caught.value.failure.record == "'03210'"
+
+
 def test_an_aggregator_takes_each_pair_once(bench: Bench) -> None:
     """Also one whose accumulator is the first value itself: trying whether it takes them must change nothing."""
     joined = """

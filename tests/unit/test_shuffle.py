@@ -126,6 +126,7 @@ def same(one: Any, other: Any) -> bool:
 def cut_small(patch: pytest.MonkeyPatch, batch: int = 3, chunk: int = 40) -> None:
     """Make every table spill often and every run have many chunks."""
     patch.setattr(rqmr.shuffle, "_BATCH", batch)
+    patch.setattr(rqmr.shuffle, "_SAMPLE", 2 * batch)
     patch.setattr(rqmr.codec, "_CHUNK_TARGET", chunk)
     patch.setattr(rqmr.codec, "_CHUNK_LIMIT", 2 * chunk)
     patch.setattr(rqmr.codec, "_MOST_VALUES", 3)
@@ -267,6 +268,59 @@ def test_a_fold_that_grows_spills() -> None:
     store = mapped(Step(identity, Collect()), [pairs], 1, memory=1 << 20)
     assert len(rqmr.codec.unseal(store.chunks[0][0][0]).runs) > 1
     assert reduce_all(Step(identity, Collect()), store, 1) == [[("k", ["x" * 1000] * 40_000)]]
+
+
+# --- keys that nearly all differ ---------------------------------------------------------------------------------
+
+
+def is_single(store: Store, task: int) -> bool:
+    """Whether a task's segments have an entry for each value, and no lists."""
+    (single,) = {rqmr.codec.unseal(chunk).single for part in store.chunks[task].values() for chunk in part.values()}
+    return single
+
+
+def test_where_keys_differ_no_list_is_made_for_each() -> None:
+    """It is told by a task's first pairs, however they come, and what is read is the same."""
+    different = [(f"{n * 7919 % 10_007:05}", n) for n in range(10_000)]
+    often = [(f"{n * 7919 % 1_009:05}", n) for n in range(10_000)]
+    some = [(f"{n * 7919 % 10_007:05}", n) for n in range(9_500) for _ in range(1 + (n % 20 == 0))]
+    tasks = [different, often, different[:50], often[:1010] + often[:1010], some, different[:1500] + often]
+    store = mapped(Step(identity, all_values), tasks, 3)
+    assert [is_single(store, task) for task in range(6)] == [True, False, True, False, True, True]
+    assert reduce_all(Step(identity, all_values), store, 3) == oracle(tasks, 3)
+
+
+def test_pairs_of_different_keys_are_held_within_memory() -> None:
+    """Keys count as values do."""
+    pairs = [(f"{'k' * 100}{n * 7919 % 100_003}", n) for n in range(100_000)]
+    step = Step(identity, all_values)
+    for memory, runs in ((64 << 20, 1), (8 << 20, 3), (2 << 20, 12)):
+        store = mapped(step, [pairs], 1, memory)
+        assert runs <= len(rqmr.codec.unseal(store.chunks[0][0][0]).runs) <= 2 * runs
+        assert reduce_all(step, store, 1, memory) == oracle([pairs], 1)
+
+
+def test_what_is_yielded_may_be_changed_later() -> None:
+    """A mapper may use one list for all its pairs."""
+    pair: list[Any] = [None, None]
+
+    def pairs() -> Iterator[list[Any]]:
+        for pair[0], pair[1] in enumerate("abc"):
+            yield pair
+
+    store = Store()
+    shuffler = Shuffler(Step(identity, all_values), 1, store.sink(0), PLENTY)
+    shuffler.consume([pairs()])  # type: ignore[list-item]
+    shuffler.finish()
+    assert is_single(store, 0)
+    assert reduce_all(Step(identity, all_values), store, 1) == [[(0, ["a"]), (1, ["b"]), (2, ["c"])]]
+
+
+def test_where_values_are_sorted_or_combined_they_are_in_lists() -> None:
+    """Both look at all values of a key."""
+    pairs = [(f"{n:05}", n) for n in range(2000)]
+    for step in (Step(identity, all_values, sort_values=True), Step(identity, all_values, combiner=all_values)):
+        assert not is_single(mapped(step, [pairs], 1), 0)
 
 
 # --- hot keys ----------------------------------------------------------------------------------------------------
