@@ -25,7 +25,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from rqmr.included import PLACE
 from rqmr.server import TAIL_CHARACTERS, Server, StartError
 from rqmr.sessions import die_with, end_sessions, members, send
 
+#: What is imported one by one until an order comes; asyncio is a third of what redis imports.
+AHEAD = ("asyncio", "redis", "rq", "rqmr.worker")
 #: How long a death can go unnoticed.
 TICK_SECONDS = 0.2
 #: A worker of a named Redis gets this long to finish its RQ job, and as long again to leave without finishing it.
@@ -68,6 +70,14 @@ class Parent:
         self._closed = False
         # A parent that doesn't read must not stop us: a message that doesn't fit in the pipe is dropped.
         os.set_blocking(sys.stdout.fileno(), False)
+
+    def import_meanwhile(self, modules: Sequence[str]) -> None:
+        """Import modules until there is an order to read, or never will be."""
+        with contextlib.suppress(Exception):  # those that are needed are imported later, and then that is told
+            for module in modules:
+                if select.select([sys.stdin], [], [], 0)[0]:
+                    return
+                importlib.import_module(module)
 
     def read_order(self) -> Order | None:
         """Wait for the first line, which is the order; None if the parent ends before it gave one."""
@@ -321,7 +331,9 @@ def main(directory: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     gc.disable()  # until all is imported, none of which is garbage
     parent = Parent()
+    parent.import_meanwhile(AHEAD)
     if order := parent.read_order():
         Supervisor(parent, order).run()
     else:
         shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)  # at once: there is nothing to clean up in here

@@ -103,7 +103,12 @@ def test_every_script_is_loaded() -> None:
         pytest.param(
             "rqmr.supervise", ["redis", "rq", "msgspec", "typer"], id="the supervisor, until the server starts"
         ),
-        pytest.param("rqmr.cli, rqmr.request", ["redis", "rq", "rich"], id="the command, until the supervisor starts"),
+        pytest.param(
+            "rqmr.__main__, rqmr.local",
+            ["redis", "rq", "msgspec", "typer", "rich"],
+            id="the command, until the supervisor starts",
+        ),
+        pytest.param("rqmr.cli, rqmr.request", ["redis", "rq", "rich"], id="the command, until it is ordered"),
         pytest.param("rqmr.api, rqmr.progress", ["typer", "rich"], id="a run without a terminal"),
     ],
 )

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import rq
 from harness import alive, family, read_line, running
 
 from rqmr.errors import RedisError
-from rqmr.local import Local
+from rqmr.local import Local, end_ahead, start_ahead
 from rqmr.sessions import members, processes
 from rqmr.sockets import socket_of
 
@@ -249,6 +250,58 @@ def test_the_stage_is_removed_when_the_parent_is_killed(tmp_path):
         parent.kill()
         wait_until(lambda: not stage.exists(), END_SECONDS, "the stage is removed")
         assert stage.parent.exists()
+
+
+def test_a_supervisor_that_was_started_ahead_is_the_first_locals():
+    start_ahead()
+    (ahead,) = family(os.getpid())
+    for takes_it in (True, False):
+        with Local(workers=1, queue="q", preload=[]) as local, redis.Redis.from_url(local.wait_ready()) as client:
+            (worker,) = registered(client, 1)
+            assert (parent_of(worker.pid) == ahead) == takes_it
+    assert not alive({ahead})
+    end_ahead()  # which has nothing to do
+
+
+def test_a_supervisor_that_nobody_takes_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    start_ahead()
+    (ahead,) = family(os.getpid())
+    assert list(tmp_path.iterdir())
+
+    end_ahead()
+
+    assert not alive({ahead})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_supervisor_that_waits_for_its_order_ends_with_its_parent():
+    program = """
+import time
+from rqmr import local
+local.start_ahead()
+print(local._ahead.directory, flush=True)
+time.sleep(60)
+"""
+    with running(program) as parent:
+        directory = Path(read_line(parent))
+        started = family(parent.pid)
+        assert len(started) == 1
+        assert directory.exists()
+        parent.kill()
+        gone_in_time(started, directory)
+
+
+def test_a_command_that_is_refused_leaves_no_supervisor(tmp_path):
+    """It may have one that was started ahead."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rqmr", "run", "wordcount", str(tmp_path / "nothing here")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, []), done.stderr
 
 
 def test_a_killed_worker_is_replaced_and_its_place_takes_jobs():
