@@ -17,13 +17,13 @@ def main() -> None:
     """
     try:
         if _is_private_run(sys.argv[1:]):
-            from rqmr import local
+            from rqmr import ahead
 
-            local.start_ahead()
+            ahead.start_waiting()
             try:
                 _command_line()
             finally:
-                local.end_ahead()
+                ahead.end_waiting()
         else:
             _command_line()
     except KeyboardInterrupt:  # so early that nobody hears signals yet

@@ -22,7 +22,7 @@ from rqmr.config import Config
 from rqmr.connection import Client, clone
 from rqmr.dispatch import Dispatch
 from rqmr.errors import DamagedError, OutputError, RunCancelled, RunFailed, RunLeft
-from rqmr.facts import End, Event, Facts, Summary
+from rqmr.facts import End, Event, Facts, PhaseFacts, Summary
 from rqmr.model import Failure, RunState, Spec
 from rqmr.output import Output
 from rqmr.plan import parts_of, skipped_of, summarize
@@ -84,6 +84,7 @@ class Driver:
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._began = self._touched = self._driven = time.monotonic()
         self._position = "0"  # in the stream of events
+        self._last: PhaseFacts | None = None  # the last phase, if it's under way and this is the driver
         self._shipper: Shipper | None = None
         if spec.is_spread:
             self._shipper = Shipper(self._state, spec, memory=ship_memory, is_planner=is_creator)
@@ -105,7 +106,7 @@ class Driver:
         try:
             with self._shipper or contextlib.nullcontext():
                 while (summary := self._patiently(self._round)) is None:
-                    time.sleep(_pause(time.monotonic() - self._began))
+                    self._patiently(self._wait)
                 return summary
         except (redis.RedisError, RunLeft) as error:
             failure = error.failure if isinstance(error, RunLeft) else self._unreachable(error)
@@ -122,6 +123,17 @@ class Driver:
             raise
         finally:
             self._client.close()
+
+    def _wait(self) -> None:
+        """Wait for the next round: at the end of a run no longer than for what its last tasks tell."""
+        seconds = _pause(time.monotonic() - self._began)
+        if self._last and self._last.committed == self._last.phase.tasks:
+            return  # this round has advanced the run, and the next one sees it
+        if self._last and not self._last.pending:
+            with contextlib.suppress(redis.exceptions.NoPermissionError):  # this user may only ask
+                self._state.await_event(self._position, seconds)
+                return
+        time.sleep(seconds)
 
     def hand_over(self) -> None:
         """Enqueue what the workers need to begin, and leave the run to them.
@@ -187,6 +199,7 @@ class Driver:
         except OSError as error:
             problem = f"the output can't be written to {self._output.directory}: {error.strerror or error}"
             raise RunLeft(Failure(problem)) from error
+        self._last = facts.phases[-1] if drives and facts.phase + 1 == len(facts.phases) else None
         if drives and time.monotonic() - self._touched > self._spec.keep_ms / 4000:
             self._state.touch()
             self._touched = time.monotonic()

@@ -13,23 +13,18 @@ import secrets
 import select
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
-from rqmr import supervise
+from rqmr import ahead, supervise
 from rqmr.durable import hold
 from rqmr.errors import RedisError
 from rqmr.server import FLUSH_SECONDS, LOADING_SECONDS, START_SECONDS, find_server, server_command
 from rqmr.sockets import SOCKET, choose_directory, url_of
 
-#: What the supervisor's Python runs. Arguments: sys.path as JSON, and the directory to remove at the end.
-SUPERVISE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from rqmr.supervise import main; main(sys.argv[2])"
-)
 #: The supervisor, which waits for the server, shall be the first to lose patience.
 READY_SECONDS, LOADED_SECONDS = START_SECONDS + 5, LOADING_SECONDS + 5
 CLOSE_SECONDS = 6.0
@@ -40,57 +35,6 @@ READ_BYTES, LINE_BYTES = 1 << 20, 1 << 16
 def default_workers() -> int:
     """Return how many local workers to start when none were asked for: one for each core that we may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Ahead(NamedTuple):
-    """A supervisor that has no order yet."""
-
-    directory: Path
-    process: subprocess.Popen[bytes]
-
-
-_ahead: _Ahead | None = None
-
-
-def start_ahead() -> None:
-    """Start the supervisor of this process's first `Local` before that is made: it imports meanwhile what it will need.
-
-    `end_ahead` ends it if nobody has taken it; it ends with this process anyway.
-    """
-    global _ahead
-    directory = choose_directory()
-    with contextlib.suppress(OSError):  # which the `Local` will tell of
-        directory.mkdir(mode=0o700)
-        _ahead = _Ahead(directory, _start_supervisor(directory))
-
-
-def end_ahead() -> None:
-    """End the supervisor that was started ahead, if no `Local` has taken it."""
-    if ahead := _take_ahead():
-        with ahead.process:
-            ahead.process.kill()
-        shutil.rmtree(ahead.directory, ignore_errors=True)
-
-
-def _take_ahead() -> _Ahead | None:
-    global _ahead
-    ahead, _ahead = _ahead, None
-    return ahead
-
-
-def _start_supervisor(directory: Path, lock: int | None = None) -> subprocess.Popen[bytes]:
-    with (directory / "supervisor.log").open("wb") as errors:
-        return subprocess.Popen(
-            # With this process's sys.path, so that it imports the same rqmr, and with no directory put before it:
-            # a queue.py of the user's must not be found.
-            [sys.executable, "-P", "-c", SUPERVISE, json.dumps(sys.path), str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C is for this process alone: its last commands need the server
-            pass_fds=() if lock is None else (lock,),
-        )
 
 
 class Local:
@@ -154,12 +98,10 @@ class Local:
         with contextlib.ExitStack() as stack:
             # Held by the supervisor and the server from then on. Not by this process: a fork of it may outlive them.
             lock = stack.enter_context(hold(self._durable, url_of(self._socket))) if self._durable else None
-            if ahead := None if lock else _take_ahead():
-                self._directory, self._supervisor = ahead
-                self._socket = self._directory / SOCKET
-            else:
-                self._directory.mkdir(mode=0o700)
-                self._supervisor = _start_supervisor(self._directory, lock)
+            self._directory.mkdir(mode=0o700)
+            errors = stack.enter_context((self._directory / supervise.LOG).open("wb"))
+            waiting = None if lock else ahead.take()
+            self._supervisor = waiting or ahead.start(str(self._directory), errors, lock)
         order = self._order(binary, lock)
         self._url = order.url
         self._say(asdict(order))

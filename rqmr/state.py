@@ -387,6 +387,11 @@ class State:
         """Add an event, unless the run is gone."""
         self.scripts.tell(what, subject, note)
 
+    def await_event(self, since: str, seconds: float) -> None:
+        """Return when there is an event after a position in the stream, or after so many seconds."""
+        with reading_keys(f"the events of run {self.run}"):
+            self.client.xread({self.keys.events: since}, count=1, block=max(1, round(seconds * 1000)))
+
     def events(self, since: str = "0") -> tuple[str, list[Event]]:
         """Return the events after a position in the stream, and the position behind them."""
         with reading_keys(f"the events of run {self.run}"):

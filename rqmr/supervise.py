@@ -34,6 +34,8 @@ from rqmr.included import PLACE
 from rqmr.server import TAIL_CHARACTERS, Server, StartError
 from rqmr.sessions import die_with, end_sessions, members, send
 
+#: In an order's directory: what the supervisor prints, which is why it ended if it shouldn't have.
+LOG = "supervisor.log"
 #: What is imported one by one until an order comes; asyncio is a third of what redis imports.
 AHEAD = ("asyncio", "redis", "rq", "rqmr.worker")
 #: How long a death can go unnoticed.
@@ -326,14 +328,17 @@ def work(order: Order, name: str) -> None:
 
 
 def main(directory: str) -> None:
-    """Serve one order; the directory that it will name is told before, and is removed even if no order comes."""
+    """Serve one order; if its directory is told before, that is removed even if no order comes."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     gc.disable()  # until all is imported, none of which is garbage
     parent = Parent()
     parent.import_meanwhile(AHEAD)
     if order := parent.read_order():
+        if not directory:
+            with contextlib.suppress(OSError), Path(order.directory, LOG).open("ab") as log:
+                os.dup2(log.fileno(), 2)
         Supervisor(parent, order).run()
-    else:
+    elif directory:
         shutil.rmtree(directory, ignore_errors=True)
     os._exit(0)  # at once: there is nothing to clean up in here

@@ -28,7 +28,7 @@ FLOORS = [
             "heartbeat"
         ),
         "dispatch tick worker preload checkup",
-        "inline shipper arrivals driver sessions sockets server durable supervise local request access crew",
+        "inline shipper arrivals driver sessions sockets server durable supervise ahead local request access crew",
         "meter diagnosis status view live explain progress api runs doctor commands delivery cli __main__",
     )
 ]
@@ -104,8 +104,8 @@ def test_every_script_is_loaded() -> None:
             "rqmr.supervise", ["redis", "rq", "msgspec", "typer"], id="the supervisor, until the server starts"
         ),
         pytest.param(
-            "rqmr.__main__, rqmr.local",
-            ["redis", "rq", "msgspec", "typer", "rich"],
+            "rqmr.__main__, rqmr.ahead",
+            ["redis", "rq", "msgspec", "typer", "rich", "json", "tempfile", "rqmr.local"],
             id="the command, until the supervisor starts",
         ),
         pytest.param("rqmr.cli, rqmr.request", ["redis", "rq", "rich"], id="the command, until it is ordered"),

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ import redis
 import rq
 from harness import alive, family, read_line, running
 
+from rqmr import ahead
 from rqmr.errors import RedisError
-from rqmr.local import Local, end_ahead, start_ahead
+from rqmr.local import Local
 from rqmr.sessions import members, processes
 from rqmr.sockets import socket_of
 
@@ -253,43 +253,33 @@ def test_the_stage_is_removed_when_the_parent_is_killed(tmp_path):
 
 
 def test_a_supervisor_that_was_started_ahead_is_the_first_locals():
-    start_ahead()
-    (ahead,) = family(os.getpid())
+    ahead.start_waiting()
+    (waiting,) = family(os.getpid())
     for takes_it in (True, False):
         with Local(workers=1, queue="q", preload=[]) as local, redis.Redis.from_url(local.wait_ready()) as client:
             (worker,) = registered(client, 1)
-            assert (parent_of(worker.pid) == ahead) == takes_it
-    assert not alive({ahead})
-    end_ahead()  # which has nothing to do
+            assert (parent_of(worker.pid) == waiting) == takes_it
+    assert not alive({waiting})
+    ahead.end_waiting()  # there is none
 
 
-def test_a_supervisor_that_nobody_takes_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    start_ahead()
-    (ahead,) = family(os.getpid())
-    assert list(tmp_path.iterdir())
+def test_a_supervisor_that_nobody_takes_is_ended():
+    ahead.start_waiting()
+    (waiting,) = family(os.getpid())
 
-    end_ahead()
+    ahead.end_waiting()
 
-    assert not alive({ahead})
-    assert not list(tmp_path.iterdir())
+    assert not alive({waiting})
 
 
 def test_a_supervisor_that_waits_for_its_order_ends_with_its_parent():
-    program = """
-import time
-from rqmr import local
-local.start_ahead()
-print(local._ahead.directory, flush=True)
-time.sleep(60)
-"""
+    program = "import time; from rqmr import ahead; ahead.start_waiting(); print(flush=True); time.sleep(60)"
     with running(program) as parent:
-        directory = Path(read_line(parent))
+        read_line(parent)
         started = family(parent.pid)
         assert len(started) == 1
-        assert directory.exists()
         parent.kill()
-        gone_in_time(started, directory)
+        wait_until(lambda: not alive(started), END_SECONDS, "it has ended")
 
 
 def test_a_command_that_is_refused_leaves_no_supervisor(tmp_path):
