@@ -36,6 +36,7 @@ T = TypeVar("T")
 #: How long a Redis that doesn't answer is waited for, if that may help, and how often it is asked.
 _PATIENCE_SECONDS, _VISITORS_SECONDS = 60.0, 2.0
 _POLL_SECONDS = 0.2
+_AT_ONCE_SECONDS = 0.001
 #: How long others have for collecting what this command can't.
 _OTHERS_SECONDS = 10.0
 #: How long one answer may take.
@@ -128,8 +129,8 @@ class Driver:
         """Wait for the next round: at the end of a run no longer than for what its last tasks tell."""
         seconds = _pause(time.monotonic() - self._began)
         if self._last and self._last.committed == self._last.phase.tasks:
-            return  # this round has advanced the run, and the next one sees it
-        if self._last and not self._last.pending:
+            seconds = _AT_ONCE_SECONDS  # this round has advanced the run, and the next one sees it
+        elif self._last and not self._last.pending:
             with contextlib.suppress(redis.exceptions.NoPermissionError):  # this user may only ask
                 self._state.await_event(self._position, seconds)
                 return

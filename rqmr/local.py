@@ -99,9 +99,10 @@ class Local:
             # Held by the supervisor and the server from then on. Not by this process: a fork of it may outlive them.
             lock = stack.enter_context(hold(self._durable, url_of(self._socket))) if self._durable else None
             self._directory.mkdir(mode=0o700)
-            errors = stack.enter_context((self._directory / supervise.LOG).open("wb"))
-            waiting = None if lock else ahead.take()
-            self._supervisor = waiting or ahead.start(str(self._directory), errors, lock)
+            self._supervisor = None if lock else ahead.take()
+            if not self._supervisor:
+                errors = stack.enter_context((self._directory / supervise.LOG).open("wb"))
+                self._supervisor = ahead.start(str(self._directory), errors, lock)
         order = self._order(binary, lock)
         self._url = order.url
         self._say(asdict(order))

@@ -139,8 +139,8 @@ class PartWriter:
         self._form = form
         self._size = self._crc = 0
         self._lines: list[str] = []  # not written yet
-        #: Of each of these lines the text that it has as it is, though that may have to be escaped: until some has to
-        #: be, all are looked at together, which takes far less than looking at each.
+        #: Of each of these lines the key and value that are in it as they are, if so. Whether they had to be escaped is
+        #: looked at for all together, which takes far less than for each; once some had to be, each is.
         self._unchecked: list[tuple[str, str] | None] = []
         self._spells_each = form != "tsv"
         self._held = 0  # characters of them
@@ -164,7 +164,7 @@ class PartWriter:
             key, value = pair
             if type(value) is str and type(key) is str and not self._spells_each:
                 line = f"{key}\t{value}\n"
-                unchecked.append(pair)
+                unchecked.append((key, value))  # and not the pair: it may be a list that is used again
             else:
                 try:
                     line = spell(key, value)

@@ -1,7 +1,8 @@
 """The map side of the shuffle: pairs → sorted segments.
 
-Pairs are folded or grouped in a dict; at a memory bound, and at the end, it is cut by partition, sorted and written:
-each time one sorted *run* for each partition. `merge` is the other side.
+Pairs are folded or grouped in a dict, or held as they come where nearly all keys differ. At a memory bound, and at the
+end, what is held is cut by partition, sorted and written: each time one sorted *run* for each partition. `merge` is the
+other side.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ class Shuffler:
         self._sink = sink
         self._memory = memory
         self._table: dict[Key, Any] = self._fold.table() if self._fold else {}
-        #: Whether values are held by key. Where nearly all keys differ, pairs are held as they come, since making,
-        #: encoding and decoding a list for each key would cost more than all else. None: it isn't known yet.
-        self._groups: bool | None = True if step.fold or step.combiner or step.sort_values else None
+        #: Whether values are held by key, in the table. Where nearly all keys differ they aren't: to make, encode and
+        #: decode a list for each key would cost more than all else.
+        self._groups = bool(step.fold or step.combiner or step.sort_values)
+        self._has_looked = self._groups
         self._pairs: list[tuple[Key, Any]] = []
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
@@ -118,17 +120,18 @@ class Shuffler:
         for key, value in pairs:
             hash(key)  # what can't be a key raises at its own record
             hold((key, value))
-        if self._groups is None and len(self._pairs) >= _SAMPLE:
+        if not self._has_looked and len(self._pairs) >= _SAMPLE:
+            self._has_looked = True
             self._look_at_keys()
 
     def _look_at_keys(self) -> None:
-        """Group the pairs that are held unless nearly all keys differ, and all that follow as these."""
-        keys = set(map(_key_of, self._pairs))
-        self._groups = len(keys) * 1000 < len(self._pairs) * _DIFFERING
+        """Group the pairs that are held, and all that follow, unless nearly all keys of a sample differ."""
+        sample = self._pairs[:: max(1, len(self._pairs) // _SAMPLE)]
+        self._groups = len(set(map(_key_of, sample))) * 1000 < len(sample) * _DIFFERING
         if self._groups:
             group(self._table, self._pairs)
             self._pairs.clear()
-            self._weigh_anew()
+            self._weigh_anew()  # the last batch is weighed once more: better too much than too little
 
     def finish(self) -> set[int]:
         """Write what is left; return the partitions that have a segment."""
@@ -147,7 +150,7 @@ class Shuffler:
             size = self._batch
             batch, taken = tee(islice(pairs, size))
             yield batch
-            keys, values = _columns(taken)
+            keys, values = _columns((key, value) for key, value in taken)
             if not values:
                 return
             weighed = 8 * len(values) + weights(values)
@@ -192,7 +195,9 @@ class Shuffler:
 
     def _write(self, table: dict[Key, Any], *, last: bool) -> None:
         """Write a table, or the pairs that are held, as one sorted run for each partition."""
-        if self._groups is None:
+        if not self._groups:
+            # Those that come later may be of few keys. And keys that have no order, of which there is only None, are
+            # told from others here: they are one key, so they don't differ.
             self._look_at_keys()
         self._write_runs(table, last=last)
         # All that refers to what is held is gone by now. So it is let go of as it lies in memory, in the order in which

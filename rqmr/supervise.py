@@ -75,11 +75,14 @@ class Parent:
 
     def import_meanwhile(self, modules: Sequence[str]) -> None:
         """Import modules until there is an order to read, or never will be."""
+        before = sys.dont_write_bytecode
+        sys.dont_write_bytecode = True  # who isn't needed is killed, whatever it is at
         with contextlib.suppress(Exception):  # those that are needed are imported later, and then that is told
             for module in modules:
                 if select.select([sys.stdin], [], [], 0)[0]:
-                    return
+                    break
                 importlib.import_module(module)
+        sys.dont_write_bytecode = before
 
     def read_order(self) -> Order | None:
         """Wait for the first line, which is the order; None if the parent ends before it gave one."""

@@ -297,6 +297,20 @@ def test_text_that_has_to_be_escaped_may_come_late(text: str, place: int, tmp_pa
     assert writer.records == len(records)
 
 
+def test_a_pair_that_is_yielded_may_be_changed_later(tmp_path: Path) -> None:
+    """A reducer may use one list for all its pairs, also where some text has to be escaped."""
+    pair: list[Any] = ["", ""]
+
+    def pairs() -> Iterable[Any]:
+        for pair[0], pair[1] in [("a", "1"), ("b", "2\t"), ("c", "3")]:
+            yield pair
+
+    writer = writer_in(tmp_path, "a", "tsv")
+    writer.write(pairs())
+    writer.close()
+    assert (tmp_path / "a").read_text() == "a\t1\nb\t2\\t\nc\t3\n"
+
+
 @pytest.mark.parametrize("value", [["x" * 100] * 500, "x" * 50_000], ids=["lists", "texts"])
 def test_large_values_are_written_a_few_at_a_time(tmp_path: Path, value: object) -> None:
     """However many there are of them in the columns: what is spelled of them has to fit into memory."""

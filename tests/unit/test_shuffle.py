@@ -126,7 +126,7 @@ def same(one: Any, other: Any) -> bool:
 def cut_small(patch: pytest.MonkeyPatch, batch: int = 3, chunk: int = 40) -> None:
     """Make every table spill often and every run have many chunks."""
     patch.setattr(rqmr.shuffle, "_BATCH", batch)
-    patch.setattr(rqmr.shuffle, "_SAMPLE", 2 * batch)
+    patch.setattr(rqmr.shuffle, "_SAMPLE", max(1, 2 * batch))
     patch.setattr(rqmr.codec, "_CHUNK_TARGET", chunk)
     patch.setattr(rqmr.codec, "_CHUNK_LIMIT", 2 * chunk)
     patch.setattr(rqmr.codec, "_MOST_VALUES", 3)
@@ -314,6 +314,36 @@ def test_what_is_yielded_may_be_changed_later() -> None:
     shuffler.finish()
     assert is_single(store, 0)
     assert reduce_all(Step(identity, all_values), store, 1) == [[(0, ["a"]), (1, ["b"]), (2, ["c"])]]
+
+
+@pytest.mark.parametrize("form", [set, lambda pair: {pair[0]: 0, pair[1]: 0}, dict.fromkeys])
+def test_a_pair_is_whatever_can_be_unpacked_as_one(form: Callable[[Any], Any]) -> None:
+    """Though it has no first and second."""
+    pairs = [form((n, n + 100_000)) for n in range(3000)]
+    for step in (Step(identity, all_values), Step(identity, all_values, sort_values=True)):
+        found = [pair for part in run(step, [pairs], 2) for pair in part]
+        assert {(key, *values) for key, values in found} == {tuple(pair) for pair in pairs}
+
+
+def test_keys_that_begin_to_repeat_are_grouped_from_the_next_run_on() -> None:
+    """Else what a task's first pairs are would decide for millions."""
+    pairs = [(f"{n:05}", n) for n in range(2000)] + [(f"{n % 50:05}", n) for n in range(200_000)]
+    step = Step(identity, all_values)
+    shuffler = Shuffler(step, 1, Store().sink(0), 8 << 20)
+    shuffler.consume([pairs])
+    assert shuffler._groups
+    assert run(step, [pairs], 2, 8 << 20) == oracle([pairs], 2)
+
+
+def test_a_few_large_values_do_not_tell_of_the_keys() -> None:
+    """A run that is written before there are enough pairs to tell."""
+    pairs: list[Pair] = [("a", "x" * 600_000), ("b", "x" * 600_000), *(("hot", n) for n in range(10_000))]
+    shuffler = Shuffler(Step(identity, all_values), 1, Store().sink(0), 1 << 20)
+    shuffler.consume([pairs])
+    assert shuffler._groups
+    for keys in (["a", "b"], [None, None], [None]):
+        pairs = [(key, "x" * 600_000) for key in keys] * 2
+        assert run(Step(identity, all_values), [pairs], 3, 1 << 20) == oracle([pairs], 3)
 
 
 def test_where_values_are_sorted_or_combined_they_are_in_lists() -> None:
