@@ -181,8 +181,9 @@ class Output:
         """Remove what is not a whole output: the stage, parts without _SUCCESS, empty directories that were made."""
         if self.is_kept:
             return
-        for path in self._collected:
-            path.unlink(missing_ok=True)
+        if self._collected and not (self.directory / SUCCESS).exists():  # else a signal came just when it was there
+            for path in self._collected:
+                path.unlink(missing_ok=True)
         self._remove_stage()
         for path in self.made:
             with contextlib.suppress(OSError):  # it isn't empty, or wasn't made

@@ -610,6 +610,29 @@ def test_discarding_leaves_nothing_that_was_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_signal_at_success_leaves_all_of_the_output_or_nothing(
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come when the file is there, and nobody has heard yet that it is."""
+    output = prepared(tmp_path / "out")
+    parts = staged(output, b"one", b"two")
+    touch = Path.touch
+
+    def interrupted(path: Path) -> None:
+        if is_there:
+            touch(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "touch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        output.collect(parts)
+    output.discard()
+
+    whole = {"part-00000", "part-00001", SUCCESS}
+    assert {path.name for path in (tmp_path / "out").glob("*")} == (whole if is_there else set())
+
+
 def test_discarding_keeps_what_somebody_put_beside_it_meanwhile(tmp_path: Path) -> None:
     """A directory that isn't empty is somebody's."""
     output = prepared(tmp_path / "a/b/out")
