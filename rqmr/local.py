@@ -99,7 +99,7 @@ class Local:
             # Held by the supervisor and the server from then on. Not by this process: a fork of it may outlive them.
             lock = stack.enter_context(hold(self._durable, url_of(self._socket))) if self._durable else None
             self._directory.mkdir(mode=0o700)
-            self._supervisor = None if lock else ahead.take()
+            self._supervisor = ahead.take() if lock is None else None
             if not self._supervisor:
                 errors = stack.enter_context((self._directory / supervise.LOG).open("wb"))
                 self._supervisor = ahead.start(str(self._directory), errors, lock)

@@ -65,7 +65,7 @@ class Shuffler:
         self._table: dict[Key, Any] = self._fold.table() if self._fold else {}
         #: Whether values are held by key, in the table. Where nearly all keys differ they aren't: to make, encode and
         #: decode a list for each key would cost more than all else.
-        self._groups = bool(step.fold or step.combiner or step.sort_values)
+        self._groups = step.fold is not None or step.combiner is not None or step.sort_values
         self._has_looked = self._groups
         self._pairs: list[tuple[Key, Any]] = []
         self._keys_weighed = 0  # keys of the table whose weight is in _held
