@@ -150,12 +150,14 @@ class Shuffler:
             size = self._batch
             batch, taken = tee(islice(pairs, size))
             yield batch
-            keys, values = _columns((key, value) for key, value in taken)
+            if self._groups:
+                values = [value for _, value in taken]
+                weighed = 8 * len(values) + weights(values)
+            else:
+                keys, values = _columns((key, value) for key, value in taken)
+                weighed = (8 + _PAIR) * len(values) + weights(keys) + weights(values)
             if not values:
                 return
-            weighed = 8 * len(values) + weights(values)
-            if not self._groups:
-                weighed += _PAIR * len(keys) + weights(keys)
             self._held += weighed
             self._batch = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
             if len(values) < size:
