@@ -276,7 +276,6 @@ def test_a_packed_body_that_is_no_zstd_is_a_value_error() -> None:
 def test_values_of_different_keys_need_no_list_each(annotation: Any) -> None:
     """They come back as lists of one."""
     codec = ChunkCodec(annotation, grouped=True)
-    assert codec.single
     keys, values = ["a", "a", "b"], list(map(annotation if annotation is Decimal else int, [1, 2, 3]))
     (body,) = codec.single.bodies(keys, values)
     assert codec.items(unseal(seal(body, single=True))) == (keys, [[value] for value in values])
