@@ -1,7 +1,8 @@
 """The oracle: a whole run in this process, without Redis, workers or leases.
 
 The same plan through the same readers, codec, shuffle and part files as everywhere else, so its output is byte for
-byte what any other run of the plan has to give. Also the place for pdb and for users' own tests.
+byte what any other run of the plan has to give. Also the place for pdb and for users' own tests: mappers run as they
+are written.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _run_task(plan: Plan, task: TaskId, shuffled: _Memory, written: _Memory) -> 
     source = plan.splits[task.index] if task.kind == Kind.MAP else _Segments(shuffled, task.index)
     sink = _Sink(written, task.index)
     try:
-        return Task(plan.spec, plan.program.new_job, task, Place(), sink, f"{task}-a1").run(source)
+        return Task(plan.spec, plan.program.new_job, task, Place(), sink, f"{task}-a1", fuses=False).run(source)
     except RecordError as error:
         raise RunFailed(structs.replace(error.failure, task=str(task))) from error.__cause__
 

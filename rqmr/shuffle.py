@@ -16,6 +16,7 @@ from rqmr.aggregators import Aggregator, Count, group
 from rqmr.batch import Ones
 from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
+from rqmr.fuse import Mapped
 from rqmr.job import Step
 from rqmr.order import TotalOrder
 from rqmr.values import weight_by_sample, weights
@@ -29,6 +30,8 @@ _HELD_BATCH, _UNWEIGHED = 256, 7
 _NOTHING: Any = object()
 #: By how many pairs it is told whether nearly all keys differ, and how many of a thousand do then.
 _SAMPLE, _DIFFERING = 1000, 900
+#: What has a length that costs nothing to ask for.
+_SIZED = frozenset({list, tuple, str, dict, set, frozenset, range})
 _key_of, _value_of = itemgetter(0), itemgetter(1)
 #: What a dict's entry takes besides its key and value, and what a pair does.
 _ENTRY, _PAIR = 100, 64  # bytes
@@ -97,6 +100,9 @@ class Shuffler:
         for stream in streams:
             if isinstance(stream, Ones) and type(self._fold) is Count:  # a subclass may count otherwise
                 self._take_by(self._fold.count, stream.keys(_BATCH))
+            elif isinstance(stream, Mapped) and (take := self._fused(stream)):
+                take(self._watched, self._table)
+                self._look_at_memory()
             else:
                 self._take(iter(stream))
 
@@ -108,9 +114,28 @@ class Shuffler:
     def _take_by(self, take: Callable[[dict[Key, Any], Iterable[Any]], None], batches: Iterable[Iterable[Any]]) -> None:
         for batch in batches:
             take(self._table, batch)
-            self._weigh_new_keys()
-            if self._held > self._memory:
-                self._make_room()
+            self._look_at_memory()
+
+    def _fused(self, mapped: Mapped) -> Callable[..., None] | None:
+        """Return what folds all that a mapper makes, if that takes only as much memory as there are keys."""
+        return mapped.fused(self._fold.fold) if self._fold and not self._fold.grows else None
+
+    def _watched(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Return what a mapper loops over as it yields, and look at the memory: before it, and within if it is long."""
+        if len(self._table) > self._keys_weighed + _BATCH:
+            self._look_at_memory()
+        return items if type(items) in _SIZED and len(items) <= _BATCH else self._watched_within(items)  # type: ignore[arg-type]
+
+    def _watched_within(self, items: Iterable[Any]) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number % _BATCH == 0 and len(self._table) > self._keys_weighed + _BATCH:
+                self._look_at_memory()
+            yield item
+
+    def _look_at_memory(self) -> None:
+        self._weigh_new_keys()
+        if self._held > self._memory:
+            self._make_room()
 
     def _hold(self, table: dict[Key, Any], pairs: Iterable[tuple[Key, Any]]) -> None:
         if self._groups:

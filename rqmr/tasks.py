@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import isgeneratorfunction
-from itertools import chain, repeat
+from itertools import chain
 from operator import is_not
 from typing import Any
 
@@ -22,6 +22,7 @@ from rqmr.batch import BatchMapper
 from rqmr.codec import as_keys, as_text, shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
+from rqmr.fuse import Mapped
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reducing
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
@@ -65,8 +66,13 @@ class Task:
         output_name: str,
         care: Care = Care(),  # noqa: B008 - it is frozen
         open_part: Callable[[], PartFile] | None = None,
+        *,
+        fuses: bool = True,
     ) -> None:
-        """`open_part`: where the task's part goes; into the stage unless given."""
+        """Take what the attempt is about.
+
+        `open_part`: where the task's part goes; into the stage unless given. `fuses`: whether the mapper may be fused.
+        """
         self._spec = spec
         self._new_job = new_job
         self._task = task
@@ -74,10 +80,13 @@ class Task:
         self._sink = sink
         self._output_name = output_name
         self._care = care
+        self._may_fuse = fuses
         self._open_part = open_part or partial(remote.open_part, spec.stage, output_name)
 
     def run(self, source: Split | Segments) -> Outcome:
-        """Run the task, and if a record raises that may be left out, run it anew record by record.
+        """Run the task, and anew if a record raises: with the mapper as it is, which tells the error as it is, or
+
+        record by record if some may be left out.
 
         Raises:
             RecordError: the job's code raised, or yielded what can't be carried.
@@ -88,19 +97,22 @@ class Task:
             return self._try(source)
 
     def _try(self, source: Split | Segments) -> Outcome:
-        self._begin(with_guard=self._care.tell is not None)
+        self._begin(with_guard=self._care.tell is not None, fuses=self._may_fuse)
         try:
             return self._run(source)
         except RecordError as error:
-            if self._guard or not self._spec.skip_bad or isinstance(error.__cause__, RqmrError):
+            may_skip = self._spec.skip_bad and not self._guard
+            if isinstance(error.__cause__, RqmrError) or not (may_skip or (self._last and self._last.is_fused)):
                 raise
         self._sink.discard()
         self._place.start_over()
-        self._begin(with_guard=True)
+        self._begin(with_guard=bool(self._spec.skip_bad), fuses=False)
         return self._run(source)
 
-    def _begin(self, *, with_guard: bool) -> None:
+    def _begin(self, *, with_guard: bool, fuses: bool) -> None:
         self._job = self._new_job()
+        self._fuses = fuses and self._job.fuse
+        self._last: Mapped | None = None
         self._steps = steps_of(self._job)
         ordered(self._steps[0], as_keys(self._spec.bounds))
         is_last = self._spec.phase_of(self._task) + 1 == len(self._spec.phases)
@@ -131,7 +143,8 @@ class Task:
     def _mapped(self, split: Split) -> Iterator[Iterable[tuple[Any, Any]]]:
         """Yield the pairs of each block, lazily.
 
-        They flow from the mapper to the table through C only: a loop of ours for each would cost a tenth.
+        They flow from the mapper to the table through C only, as a loop of ours for each would cost a tenth; or the
+        mapper and the loop that takes them are fused.
         """
         place, step = self._place, self._steps[0]
         place.fraction = lambda: place.size_begun / (split.size or 1)
@@ -142,7 +155,7 @@ class Task:
                 elif step.batch:
                     yield self._mapped_at_once(step.batch, block)
                 else:
-                    yield _pairs(step.mapper, block.source, place.enter(block))
+                    yield self._pairs_of(step.mapper, block.source, place.enter(block))
                 if place.stopped:
                     raise AttemptEnded
                 place.leave()
@@ -150,6 +163,13 @@ class Task:
                     self._job.count(*_REPLACED, block.replaced)
         if self._guard:
             self._guard.leave()
+
+    def _pairs_of(self, mapper: Mapper, source: str, records: Iterator[Any]) -> Iterable[tuple[Any, Any]]:
+        if isgeneratorfunction(mapper):
+            self._last = Mapped(mapper, source, records)
+            return self._last if self._fuses else iter(self._last)
+        # What calls a function for `map` would take a StopIteration that it raises for the end of the records.
+        return _given(mapper(source, record) for record in records)
 
     def _mapped_at_once(self, batch: BatchMapper, block: Block) -> Iterable[tuple[Any, Any]]:
         self._place.enter_whole(block)
@@ -237,13 +257,6 @@ def _seldom_collecting() -> Iterator[None]:
 
 def _mapped_pairs(mapper: Mapper, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
     return _given(mapper(key, value) for key, value in pairs)
-
-
-def _pairs(mapper: Mapper, source: str, records: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-    if isgeneratorfunction(mapper):
-        return chain.from_iterable(map(mapper, repeat(source), records))
-    # What calls a function for `map` would take a StopIteration that it raises for the end of the records.
-    return _given(mapper(source, record) for record in records)
 
 
 def _given(made: Iterable[Iterable[tuple[Any, Any]] | None]) -> Iterator[tuple[Any, Any]]:
