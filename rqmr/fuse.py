@@ -80,10 +80,8 @@ class _CannotBeFusedError(Exception):
 def _fused(mapper: FunctionType, take: FunctionType, bound: int) -> FunctionType | None:
     try:
         taking = _Taking(take)
-        node = _Mapping(mapper, bound, taking).fused()
-        return FunctionType(
-            _compiled(node, mapper), mapper.__globals__, mapper.__name__, tuple(taking.used.values()) or None
-        )
+        code = _compiled([_Mapping(mapper, bound, taking).fused()], mapper.__code__)
+        return FunctionType(code, mapper.__globals__, mapper.__name__, tuple(taking.used.values()))
     except (_CannotBeFusedError, SyntaxError, ValueError, RecursionError):
         return None
 
@@ -94,21 +92,21 @@ def _source_of(function: FunctionType) -> ast.FunctionDef:
     with contextlib.suppress(AttributeError, ImportError, OSError):
         source = sys.modules[function.__module__].__loader__.get_source(function.__module__)  # type: ignore[union-attr]
     code = function.__code__
-    for node in ast.walk(ast.parse(source or "")):
+    nodes = list(ast.walk(ast.parse(source or "")))
+    # The compiler calls what is in an imported module in another way; and some imports are of the future.
+    imports = [each for each in nodes if isinstance(each, ast.Import | ast.ImportFrom)]
+    for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
             line = min((each.lineno for each in node.decorator_list), default=node.lineno)
-            if line == code.co_firstlineno and _compiled(node, function) == code:
+            if line == code.co_firstlineno and _compiled([*imports, node], code) == code:
                 return copy.deepcopy(node)
     raise _CannotBeFusedError
 
 
-def _compiled(node: ast.FunctionDef, function: FunctionType) -> CodeType:
-    """Compile a function as another one was."""
-    code = function.__code__
-    module = ast.fix_missing_locations(ast.Module([node], []))
-    future = code.co_flags & annotations.compiler_flag
-    made = compile(module, code.co_filename, "exec", future, dont_inherit=True)
-    return next(each for each in made.co_consts if isinstance(each, CodeType) and each.co_name == node.name)
+def _compiled(statements: list[ast.stmt], like: CodeType) -> CodeType:
+    """Return the code of the function among some statements that is called as another one is."""
+    module = compile(ast.Module(statements, []), like.co_filename, "exec", dont_inherit=True)
+    return next(each for each in module.co_consts if isinstance(each, CodeType) and each.co_name == like.co_name)
 
 
 def _arguments(node: ast.FunctionDef) -> list[str]:
@@ -227,7 +225,7 @@ class _Mapping:
         names = [first, *bound, source, ".records", ".watch", *given, *taking.used]
         node.args = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
         node.decorator_list, node.returns = [], None
-        return node
+        return ast.fix_missing_locations(node)
 
     def _block(self, statements: Sequence[ast.stmt], known: _Known, *, in_loop: bool) -> tuple[list[ast.stmt], _Known]:
         done: list[ast.stmt] = []
