@@ -90,7 +90,7 @@ def test_a_profile_counts_a_sample_for_the_innermost_frame_that_tells_something(
         ([*task, "Task._mapped (rqmr/tasks.py:2)", "words (functions.py:4)"], 2),
         ([*horse, "Thread.run (threading.py:9)", "wait (threading.py:1)"], 7),
     ]
-    assert counted(samples) == {"folding": 3, "the user's mapper": 2, WAITING: 7}
+    assert counted(samples) == {"folding": 3, "the user's mapper, and what is fused with it": 2, WAITING: 7}
 
 
 def test_a_corpus_is_the_beginning_of_a_larger_one(tmp_path):
