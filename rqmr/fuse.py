@@ -1,4 +1,4 @@
-"""A mapper and the loop that takes its pairs, compiled as one loop where that gives the same.
+"""A mapper or reducer and the loop that takes its pairs, compiled as one loop where that gives the same.
 
 A generator costs a call for each record, and for each pair a tuple and two changes of frame: a quarter of what counting
 words takes. Here its body is put into the loop over the records, and the body of the loop that takes the pairs where it
@@ -18,11 +18,12 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import isgeneratorfunction
-from itertools import chain, repeat
+from itertools import chain, starmap
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 Pair = tuple[Any, Any]
+Function = Callable[[Any, Any], Any]
 Method = Callable[..., None]
 
 #: They see the names of the frame that they are called in.
@@ -34,41 +35,40 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp)
 _TAKING = (ast.Assign, ast.AugAssign, ast.If, ast.For, ast.Try, ast.Expr, ast.Raise, ast.Pass)
 
 
-class Mapped:
-    """What a mapper makes of some records: an iterable of pairs, or a loop that takes them all."""
+class Yielded:
+    """What a mapper or reducer yields for some records or groups: pairs one by one, or a loop takes them all."""
 
-    def __init__(self, mapper: Callable[[Any, Any], Iterable[Pair]], source: str, records: Iterator[Any]) -> None:
-        """`mapper`: a generator function."""
+    def __init__(self, function: Function, given: Iterable[tuple[Any, Any]]) -> None:
+        """`function`: a generator function; `given`: what it is called with."""
         self.is_fused = False
-        self._mapper = mapper
-        self._source = source
-        self._records = records
+        self._function = function
+        self._given = given
 
     def __iter__(self) -> Iterator[Pair]:
-        return chain.from_iterable(map(self._mapper, repeat(self._source), self._records))
+        return chain.from_iterable(starmap(self._function, self._given))
 
     def fused(self, take: Method) -> Callable[..., None] | None:
         """Return run(watch, …), which does what take(…, pairs) does, faster; None if the two can't be fused.
 
-        `watch` is called with whatever the mapper loops over while it yields, and gives what to loop over.
+        `watch` is called with whatever the function loops over while it yields, and gives what to loop over.
         """
-        fused = fuse(self._mapper, take)
+        fused = fuse(self._function, take)
         if fused is None:
             return None
         self.is_fused = True
-        return functools.partial(fused, self._source, self._records)
+        return functools.partial(fused, self._given)
 
 
-def fuse(mapper: Callable[..., Any], take: Method) -> Callable[..., None] | None:
-    """Return a mapper and a method that takes pairs as one function, None if they can't be fused.
+def fuse(function: Function, take: Method) -> Callable[..., None] | None:
+    """Return a mapper or reducer and a method that takes pairs as one function, None if they can't be fused.
 
-    The method: statements, of which one is a loop over the last argument, the pairs. The function's arguments: the
-    source, the records, `watch`, and the method's other ones.
+    The method: statements, of which one is a loop over the last argument, the pairs. The arguments of what is returned:
+    what the first is to be called with, `watch`, and the method's other ones.
     """
-    function, bound = (mapper.__func__, [mapper.__self__]) if isinstance(mapper, MethodType) else (mapper, [])
-    if not isinstance(function, FunctionType) or not isinstance(take, MethodType):
+    plain, bound = (function.__func__, [function.__self__]) if isinstance(function, MethodType) else (function, [])
+    if not isinstance(plain, FunctionType) or not isinstance(take, MethodType):
         return None
-    fused = _fused(function, take.__func__, len(bound))
+    fused = _fused(plain, take.__func__, len(bound))
     return functools.partial(fused, take.__self__, *bound) if fused else None
 
 
@@ -77,11 +77,11 @@ class _CannotBeFusedError(Exception):
 
 
 @functools.lru_cache(maxsize=16)
-def _fused(mapper: FunctionType, take: FunctionType, bound: int) -> FunctionType | None:
+def _fused(function: FunctionType, take: FunctionType, bound: int) -> FunctionType | None:
     try:
         taking = _Taking(take)
-        code = _compiled([_Mapping(mapper, bound, taking).fused()], mapper.__code__)
-        return FunctionType(code, mapper.__globals__, mapper.__name__, tuple(taking.used.values()))
+        code = _compiled([_Yielding(function, bound, taking).fused()], function.__code__)
+        return FunctionType(code, function.__globals__, function.__name__, tuple(taking.used.values()))
     except (_CannotBeFusedError, SyntaxError, ValueError, RecursionError):
         return None
 
@@ -133,7 +133,7 @@ def _bound(nodes: Iterable[ast.AST]) -> set[str]:
 class _Taking(ast.NodeTransformer):
     """The method that takes the pairs: `before`, the loop's `target` and `body`, and `after`.
 
-    Its names begin with a dot, so that they are none of a mapper's. Those of its module become arguments: `used`.
+    Its names begin with a dot, so that they are none of a user's. Those of its module become arguments: `used`.
     """
 
     def __init__(self, take: FunctionType) -> None:
@@ -184,7 +184,7 @@ def _placed(node: ast.stmt, at: ast.AST) -> ast.stmt:
     return made
 
 
-#: Names of a mapper that have got a value in this record; None: nothing comes to here.
+#: Names of a function's own that have got a value by then, for this record; None: nothing comes to here.
 _Known = frozenset[str] | None
 
 
@@ -194,36 +194,37 @@ def _either(*ways: _Known) -> _Known:
     return frozenset.intersection(*known) if known else None
 
 
-class _Mapping:
-    """A mapper, its body followed from statement to statement."""
+class _Yielding:
+    """A mapper or reducer, its body followed from statement to statement."""
 
-    def __init__(self, mapper: FunctionType, bound: int, taking: _Taking) -> None:
-        """`bound`: arguments before the source and the record."""
+    def __init__(self, function: FunctionType, bound: int, taking: _Taking) -> None:
+        """`bound`: arguments before the two that differ from record to record."""
         self._taking = taking
-        self._node = _source_of(mapper)
+        self._node = _source_of(function)
         self._arguments = _arguments(self._node)
-        if not isgeneratorfunction(mapper) or len(self._arguments) != bound + 2:
+        if not isgeneratorfunction(function) or len(self._arguments) != bound + 2:
             raise _CannotBeFusedError
         within = _within(_body(self._node))
         comprehensions = [each for each in within if isinstance(each, _COMPREHENSIONS)]
         scoped = _within(part.target for each in comprehensions for part in each.generators)
         bound_here = _bound([each for each in within if each not in scoped])
         self._own = {*self._arguments, *bound_here}
-        # One name for two things isn't followed; and all arguments but the record are there once for all records.
-        if _bound(scoped) & self._own or bound_here & set(self._arguments[:-1]):
+        # One name for two things isn't followed; and `self` is there once for all records.
+        if _bound(scoped) & self._own or bound_here & set(self._arguments[:-2]):
             raise _CannotBeFusedError
 
     def fused(self) -> ast.FunctionDef:
-        """Return the function of the mapper and what takes its pairs."""
-        taking, (*bound, source, record) = self._taking, self._arguments
+        """Return the function of this one and what takes its pairs."""
+        taking, (*bound, key, value) = self._taking, self._arguments
         body, _ = self._block(_body(self._node), frozenset(self._arguments), in_loop=False)
-        records = ast.For(ast.Name(record, ast.Store()), ast.Name(".records", ast.Load()), body, [])
+        names: list[ast.expr] = [ast.Name(key, ast.Store()), ast.Name(value, ast.Store())]
+        records = ast.For(ast.Tuple(names, ast.Store()), ast.Name(".records", ast.Load()), body, [])
         first, *given = [f".{each}" for each in taking.arguments]
         node = copy.copy(self._node)
         node.body = [_placed(each, node) for each in taking.before]
         node.body += [ast.copy_location(records, node), *(_placed(each, node) for each in taking.after)]
-        names = [first, *bound, source, ".records", ".watch", *given, *taking.used]
-        node.args = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
+        arguments = [first, *bound, ".records", ".watch", *given, *taking.used]
+        node.args = ast.arguments([], [ast.arg(each) for each in arguments], None, [], [], None, [])
         node.decorator_list, node.returns = [], None
         return ast.fix_missing_locations(node)
 

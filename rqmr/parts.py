@@ -18,7 +18,7 @@ import msgspec
 
 from rqmr.codec import as_text, check_pair, shorten
 from rqmr.errors import CarryError
-from rqmr.fuse import Mapped
+from rqmr.fuse import Yielded
 from rqmr.model import Part
 
 _BUFFER = 256 << 10  # characters that are held before they are written
@@ -149,7 +149,7 @@ class PartWriter:
         self.records = 0  # written
 
     def write(self, pairs: Iterable[tuple[Any, Any]]) -> None:
-        """Add records: fastest if they are `Columns`, or `Mapped` and can be fused.
+        """Add records: fastest if they are `Columns`, or `Yielded` and can be fused.
 
         Raises:
             CarryError: one has no spelling, or one of them or before can't be encoded; names key and type.
@@ -157,7 +157,7 @@ class PartWriter:
         """
         if isinstance(pairs, Columns):
             self._write_columns(pairs)
-        elif isinstance(pairs, Mapped) and (write := pairs.fused(self._write_each)):
+        elif isinstance(pairs, Yielded) and (write := pairs.fused(self._write_each)):
             write(iter)
         else:
             self._write_each(pairs)

@@ -16,7 +16,7 @@ from rqmr.aggregators import Aggregator, Count, group
 from rqmr.batch import Ones
 from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
-from rqmr.fuse import Mapped
+from rqmr.fuse import Yielded
 from rqmr.job import Step
 from rqmr.order import TotalOrder
 from rqmr.values import weight_by_sample, weights
@@ -100,7 +100,7 @@ class Shuffler:
         for stream in streams:
             if isinstance(stream, Ones) and type(self._fold) is Count:  # a subclass may count otherwise
                 self._take_by(self._fold.count, stream.keys(_BATCH))
-            elif isinstance(stream, Mapped) and (take := self._fused(stream)):
+            elif isinstance(stream, Yielded) and (take := self._fused(stream)):
                 take(self._watched, self._table)
                 self._look_at_memory()
             else:
@@ -116,9 +116,9 @@ class Shuffler:
             take(self._table, batch)
             self._look_at_memory()
 
-    def _fused(self, mapped: Mapped) -> Callable[..., None] | None:
+    def _fused(self, yielded: Yielded) -> Callable[..., None] | None:
         """Return what folds all that a mapper makes, if that takes only as much memory as there are keys."""
-        return mapped.fused(self._fold.fold) if self._fold and not self._fold.grows else None
+        return yielded.fused(self._fold.fold) if self._fold and not self._fold.grows else None
 
     def _watched(self, items: Iterable[Any]) -> Iterable[Any]:
         """Return what a mapper loops over as it yields, and look at the memory: before it, and within if it is long."""

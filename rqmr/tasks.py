@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import isgeneratorfunction
-from itertools import chain
+from itertools import chain, repeat
 from operator import is_not
 from typing import Any
 
@@ -22,14 +22,14 @@ from rqmr.batch import BatchMapper
 from rqmr.codec import as_keys, as_text, shorten
 from rqmr.errors import AttemptEnded, CarryError, JobError, KeyFunctionError, MixedKeysError, RecordError, RqmrError
 from rqmr.failures import INPUT_UNREADABLE
-from rqmr.fuse import Mapped
+from rqmr.fuse import Yielded
 from rqmr.job import Job, Mapper, Step, steps_of
 from rqmr.merge import SegmentReader, Segments, folds_in_bulk, reducing
 from rqmr.model import Failure, Kind, Outcome, Piece, Spec, Split, TaskId, bitmap
 from rqmr.order import ordered
 from rqmr.parts import Columns, PartFile, PartWriter
 from rqmr.readers import Block
-from rqmr.records import Guard, Place, Tell
+from rqmr.records import Guard, Place, Tell, Work
 from rqmr.shuffle import Shuffler, Sink
 
 _is_given = partial(is_not, None)
@@ -112,7 +112,7 @@ class Task:
     def _begin(self, *, with_guard: bool, fuses: bool) -> None:
         self._job = self._new_job()
         self._fuses = fuses and self._job.fuse
-        self._last: Mapped | None = None
+        self._last: Yielded | None = None
         self._steps = steps_of(self._job)
         ordered(self._steps[0], as_keys(self._spec.bounds))
         is_last = self._spec.phase_of(self._task) + 1 == len(self._spec.phases)
@@ -155,7 +155,8 @@ class Task:
                 elif step.batch:
                     yield self._mapped_at_once(step.batch, block)
                 else:
-                    yield self._pairs_of(step.mapper, block.source, place.enter(block))
+                    records = zip(repeat(block.source), place.enter(block))
+                    yield self._pairs_of(step.mapper, records)
                 if place.stopped:
                     raise AttemptEnded
                 place.leave()
@@ -164,12 +165,13 @@ class Task:
         if self._guard:
             self._guard.leave()
 
-    def _pairs_of(self, mapper: Mapper, source: str, records: Iterator[Any]) -> Iterable[tuple[Any, Any]]:
-        if isgeneratorfunction(mapper):
-            self._last = Mapped(mapper, source, records)
+    def _pairs_of(self, function: Work, given: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+        """Return the pairs of records or groups: they can be fused with what takes them if the function yields."""
+        if isgeneratorfunction(function):
+            self._last = Yielded(function, given)
             return self._last if self._fuses else iter(self._last)
-        # What calls a function for `map` would take a StopIteration that it raises for the end of the records.
-        return _given(mapper(source, record) for record in records)
+        # What calls a function for `starmap` would take a StopIteration that it raises for the end of what is given.
+        return _given(function(key, value) for key, value in given)
 
     def _mapped_at_once(self, batch: BatchMapper, block: Block) -> Iterable[tuple[Any, Any]]:
         self._place.enter_whole(block)
@@ -188,15 +190,16 @@ class Task:
             return (self._guard.reduced(reader, partial(_reduced_and_mapped, reducing(step), following)),)
         if not following and folds_in_bulk(step):
             return self._folded(reader)
-        pairs = chain.from_iterable(self._reduced_groups(step, reader))
+        reducer = step.reducer if isgeneratorfunction(step.reducer) else reducing(step)
+        pairs = self._pairs_of(reducer, self._groups(reader))
         return (_mapped_pairs(following[0].mapper, pairs) if following else pairs,)
 
-    def _reduced_groups(self, step: Step, reader: SegmentReader) -> Iterator[Iterable[tuple[Any, Any]]]:
-        place, pairs_of = self._place, reducing(step)
+    def _groups(self, reader: SegmentReader) -> Iterator[tuple[Any, Iterator[Any]]]:
+        place = self._place
         for place.key, values in reader.groups():
             if place.stopped:
                 raise AttemptEnded
-            yield pairs_of(place.key, values)
+            yield place.key, iter(values)
             place.records += 1
 
     def _folded(self, reader: SegmentReader) -> Iterator[Columns]:

@@ -185,7 +185,7 @@ def test_a_fused_mapper_gives_what_the_generator_gives(
     getattr(alone, taker)(yielded(code.mapper, LINES))
     run = fuse(code.mapper, getattr(together, taker))
     assert run is not None
-    run("s", iter(LINES), iter)
+    run(zip(itertools.repeat("s"), LINES), iter)
 
     assert together.taken == alone.taken
     assert len(together.taken) > 1
@@ -312,7 +312,7 @@ def test_methods_are_fused_with_their_jobs(module: Callable[[str], ModuleType]) 
     job, taker = code.Job(), code.Taker()
     run = fuse(job.mapper, taker.take)
     assert run is not None
-    run("s", iter("xyz"), iter)
+    run(zip(itertools.repeat("s"), "xyz"), iter)
     assert taker.taken == [(1, "s"), (2, "s"), (3, "s"), "end"]
     assert (job.seen, job.last) == (3, "z")
     assert fuse(code.Job.alone, taker.take) is not None
@@ -371,7 +371,7 @@ def test_aggregators_that_loop_are_fused(module: Callable[[str], ModuleType], ag
     aggregator.fold(alone, yielded(code.mapper, LINES))
     run = fuse(code.mapper, aggregator.fold)
     assert run is not None
-    run("s", iter(LINES), iter, together)
+    run(zip(itertools.repeat("s"), LINES), iter, together)
 
     assert list(together.items()) == list(alone.items())
 
@@ -447,7 +447,10 @@ def outcomes(body: str, records: list[str]) -> tuple[Any, Any] | None:
         run = fuse(code.mapper, together.take)
         if run is None:
             return None
-        raised = raised_by(alone.take, yielded(code.mapper, records)), raised_by(run, "s", iter(records), iter)
+        raised = (
+            raised_by(alone.take, yielded(code.mapper, records)),
+            raised_by(run, zip(itertools.repeat("s"), records), iter),
+        )
     finally:
         del sys.modules[code.__name__]
     return (alone.taken, raised[0]), (together.taken, raised[1])
