@@ -164,6 +164,10 @@ FUSED = {
         for error in line.split():
             yield error, (append, key, value, self, taken, pairs)
     """,
+    "the source under another value": """
+        source += line
+        yield source, 1
+    """,
     "targets of several kinds": """
         held = {}
         held["a"], (second, third) = 1, line.partition(" ")[::2]
@@ -238,10 +242,6 @@ KEPT = {
                 return
             yield word, 1
     """,
-    "a source that changes": """
-        source = source + line
-        yield source, 1
-    """,
     "a name that is a comprehension's, too": """
         word = line
         yield word, [word for word in line]
@@ -257,22 +257,32 @@ KEPT = {
     "no pairs": """
         return [(line, 1)]
     """,
-    "names of another function": """
-        nonlocal outside
-        outside = line
-        yield line, outside
-    """,
 }
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_a_mapper_that_cannot_be_followed_stays_a_generator(module: Callable[[str], ModuleType], name: str) -> None:
-    body = textwrap.indent(textwrap.dedent(KEPT[name]), "        ")
-    code = module(
-        f"{TAKERS}\ndef around():\n    outside = 1\n    def mapper(source, line):\n{body}\n    return mapper\n"
-        f"mapper = around()\n"
-    )
+    body = textwrap.indent(textwrap.dedent(KEPT[name]), "    ")
+    code = module(f"{TAKERS}\ndef mapper(source, line):\n{body}")
     assert fuse(code.mapper, code.Taker().take) is None
+
+
+def test_a_function_of_another_functions_names_stays_a_generator(module: Callable[[str], ModuleType]) -> None:
+    code = module(
+        TAKERS
+        + textwrap.dedent(
+            """
+            def around(number):
+                def mapper(source, line):
+                    yield line, number
+                return mapper
+
+            one, two = around(1), around(2)
+            """
+        )
+    )
+    assert fuse(code.one, code.Taker().take) is None
+    assert fuse(code.two, code.Taker().take) is None
 
 
 @pytest.mark.parametrize(
