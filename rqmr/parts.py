@@ -158,7 +158,7 @@ class PartWriter:
         if isinstance(pairs, Columns):
             self._write_columns(pairs)
         elif isinstance(pairs, Yielded) and (write := pairs.fused(self._write_each)):
-            write(iter)
+            write()
         else:
             self._write_each(pairs)
 

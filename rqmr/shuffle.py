@@ -31,7 +31,7 @@ _NOTHING: Any = object()
 #: By how many pairs it is told whether nearly all keys differ, and how many of a thousand do then.
 _SAMPLE, _DIFFERING = 1000, 900
 #: What has a length that costs nothing to ask for.
-_SIZED = frozenset({list, tuple, str, dict, set, frozenset, range})
+_SIZED = frozenset({list, tuple, str, dict, set, frozenset, range, *map(type, ({}.keys(), {}.values(), {}.items()))})
 _key_of, _value_of = itemgetter(0), itemgetter(1)
 #: What a dict's entry takes besides its key and value, and what a pair does.
 _ENTRY, _PAIR = 100, 64  # bytes
@@ -101,7 +101,7 @@ class Shuffler:
             if isinstance(stream, Ones) and type(self._fold) is Count:  # a subclass may count otherwise
                 self._take_by(self._fold.count, stream.keys(_BATCH))
             elif isinstance(stream, Yielded) and (take := self._fused(stream)):
-                take(self._watched, self._table)
+                take(self._table)
                 self._look_at_memory()
             else:
                 self._take(iter(stream))
@@ -117,20 +117,23 @@ class Shuffler:
             self._look_at_memory()
 
     def _fused(self, yielded: Yielded) -> Callable[..., None] | None:
-        """Return what folds all that a mapper makes, if that takes only as much memory as there are keys."""
-        return yielded.fused(self._fold.fold) if self._fold and not self._fold.grows else None
+        """Return what folds all that a mapper yields, if that takes only as much memory as there are keys."""
+        fold = self._fold
+        # Between the pairs of a loop of the user's own no table may be written.
+        is_ours = fold is not None and fold.fold.__module__ == Aggregator.__module__
+        return yielded.fused(fold.fold, self._watched) if fold is not None and is_ours and not fold.grows else None
 
     def _watched(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Return what a mapper loops over as it yields, and look at the memory: before it, and within if it is long."""
+        """Look at the memory; return what a mapper loops over as it yields, with more looks if it may be long."""
         if len(self._table) > self._keys_weighed + _BATCH:
             self._look_at_memory()
-        return items if type(items) in _SIZED and len(items) <= _BATCH else self._watched_within(items)  # type: ignore[arg-type]
+        return items if type(items) in _SIZED and len(items) <= _BATCH else self._looking(items)  # type: ignore[arg-type]
 
-    def _watched_within(self, items: Iterable[Any]) -> Iterator[Any]:
-        for number, item in enumerate(items):
-            if number % _BATCH == 0 and len(self._table) > self._keys_weighed + _BATCH:
-                self._look_at_memory()
+    def _looking(self, items: Iterable[Any]) -> Iterator[Any]:
+        for number, item in enumerate(items, 1):
             yield item
+            if number % _BATCH == 0:
+                self._look_at_memory()
 
     def _look_at_memory(self) -> None:
         self._weigh_new_keys()

@@ -7,7 +7,7 @@ inline oracle run the same lines.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from inspect import isgeneratorfunction
@@ -84,9 +84,10 @@ class Task:
         self._open_part = open_part or partial(remote.open_part, spec.stage, output_name)
 
     def run(self, source: Split | Segments) -> Outcome:
-        """Run the task, and anew if a record raises: with the mapper as it is, which tells the error as it is, or
+        """Run the task; once more if a record raises.
 
-        record by record if some may be left out.
+        Record by record if some may be left out; else, if what raised was fused, as it is written, so that the error is
+        told as it is.
 
         Raises:
             RecordError: the job's code raised, or yielded what can't be carried.
@@ -102,7 +103,7 @@ class Task:
             return self._run(source)
         except RecordError as error:
             may_skip = self._spec.skip_bad and not self._guard
-            if isinstance(error.__cause__, RqmrError) or not (may_skip or (self._last and self._last.is_fused)):
+            if isinstance(error.__cause__, RqmrError) or not (may_skip or (self._last and self._last.has_failed)):
                 raise
         self._sink.discard()
         self._place.start_over()
@@ -156,7 +157,7 @@ class Task:
                     yield self._mapped_at_once(step.batch, block)
                 else:
                     records = zip(repeat(block.source), place.enter(block))
-                    yield self._pairs_of(step.mapper, records)
+                    yield self._pairs_of(step.mapper, records, is_held=isinstance(block.records, Sized))
                 if place.stopped:
                     raise AttemptEnded
                 place.leave()
@@ -165,10 +166,12 @@ class Task:
         if self._guard:
             self._guard.leave()
 
-    def _pairs_of(self, function: Work, given: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+    def _pairs_of(
+        self, function: Work, given: Iterable[tuple[Any, Any]], *, is_held: bool = False
+    ) -> Iterable[tuple[Any, Any]]:
         """Return the pairs of records or groups: they can be fused with what takes them if the function yields."""
         if isgeneratorfunction(function):
-            self._last = Yielded(function, given)
+            self._last = Yielded(function, given, is_held=is_held)
             return self._last if self._fuses else iter(self._last)
         # What calls a function for `starmap` would take a StopIteration that it raises for the end of what is given.
         return _given(function(key, value) for key, value in given)

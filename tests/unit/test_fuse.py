@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import random
 import sys
 import textwrap
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from rqmr import Config
 from rqmr.aggregators import Aggregator, Count, Max, Mean, Min, Sum
 from rqmr.errors import RecordError
-from rqmr.fuse import fuse
+from rqmr.fuse import Watch, Yielded, fuse
 from rqmr.inputs import expand
 from rqmr.model import Kind, Outcome, TaskId
 from rqmr.plan import plan, program
@@ -189,7 +190,7 @@ def test_a_fused_mapper_gives_what_the_generator_gives(
     getattr(alone, taker)(yielded(code.mapper, LINES))
     run = fuse(code.mapper, getattr(together, taker))
     assert run is not None
-    run(zip(itertools.repeat("s"), LINES), iter)
+    run(zip(itertools.repeat("s"), LINES))
 
     assert together.taken == alone.taken
     assert len(together.taken) > 1
@@ -322,7 +323,7 @@ def test_methods_are_fused_with_their_jobs(module: Callable[[str], ModuleType]) 
     job, taker = code.Job(), code.Taker()
     run = fuse(job.mapper, taker.take)
     assert run is not None
-    run(zip(itertools.repeat("s"), "xyz"), iter)
+    run(zip(itertools.repeat("s"), "xyz"))
     assert taker.taken == [(1, "s"), (2, "s"), (3, "s"), "end"]
     assert (job.seen, job.last) == (3, "z")
     assert fuse(code.Job.alone, taker.take) is not None
@@ -334,29 +335,6 @@ def test_a_file_that_has_changed_since_is_not_the_code_that_runs(module: Callabl
     path = Path(code.__file__ or "")
     path.write_text(path.read_text().replace("line, 1", "line, 2"))
 
-    assert fuse(code.mapper, code.Taker().take) is None
-
-
-@pytest.mark.parametrize(
-    "fold",
-    [
-        "for key, value in pairs:\n    if value:\n        continue\n    table[key] = value",
-        "for key, value in pairs:\n    table[key] = value\n    break",
-        "for key, value in pairs:\n    table[key] = value\nelse:\n    table[0] = 0",
-        "for key, value in pairs:\n    table[key] = lambda: value",
-        "for key, value in pairs:\n    table[key] = value\nfor key, value in pairs:\n    table[key] = value",
-        "for key, value in pairs:\n    match value:\n        case found:\n            table[key] = found",
-        "table.update(pairs)",
-        "for key, value in pairs:\n    table[key] = unknown",
-    ],
-)
-def test_a_taker_that_cannot_be_followed_takes_from_the_generator(
-    module: Callable[[str], ModuleType], fold: str
-) -> None:
-    code = module(
-        f"class Taker:\n    def take(self, table, pairs):\n{textwrap.indent(fold, ' ' * 8)}\n\n"
-        f"def mapper(source, line):\n    yield line, 1\n"
-    )
     assert fuse(code.mapper, code.Taker().take) is None
 
 
@@ -381,7 +359,7 @@ def test_aggregators_that_loop_are_fused(module: Callable[[str], ModuleType], ag
     aggregator.fold(alone, yielded(code.mapper, LINES))
     run = fuse(code.mapper, aggregator.fold)
     assert run is not None
-    run(zip(itertools.repeat("s"), LINES), iter, together)
+    run(zip(itertools.repeat("s"), LINES), together)
 
     assert list(together.items()) == list(alone.items())
 
@@ -389,6 +367,85 @@ def test_aggregators_that_loop_are_fused(module: Callable[[str], ModuleType], ag
 def test_what_loops_in_c_is_not_fused(module: Callable[[str], ModuleType]) -> None:
     code = module("def mapper(source, line):\n    yield line, 1\n")
     assert fuse(code.mapper, Count().fold) is None
+
+
+def test_what_a_generator_lets_go_of_at_its_end_is_not_kept(module: Callable[[str], ModuleType]) -> None:
+    code = module(
+        TAKERS
+        + textwrap.dedent(
+            """
+            import weakref
+
+            class Thing:
+                pass
+
+            alive = weakref.WeakSet()
+
+            def mapper(source, line):
+                if line:
+                    thing = Thing()
+                    alive.add(thing)
+                yield line, len(alive)
+            """
+        )
+    )
+    taker = code.Taker()
+    run = fuse(code.mapper, taker.take)
+    assert run is not None
+    run(zip(itertools.repeat("s"), ["a", "", "b", ""]))
+    assert taker.taken == [("a", 1), ("", 0), ("b", 1), ("", 0), "end"]
+
+
+def test_what_only_looks_like_a_method_is_not_taken_for_one(module: Callable[[str], ModuleType]) -> None:
+    """As decorators of several libraries do: their proxies say that they are what they wrap."""
+    code = module(
+        TAKERS
+        + textwrap.dedent(
+            """
+            import types
+
+            class Proxy:
+                def __init__(self, wrapped):
+                    self.wrapped = wrapped
+
+                __class__ = property(lambda self: type(self.wrapped))
+                __func__ = property(lambda self: self.wrapped.__func__)
+                __self__ = property(lambda self: self.wrapped.__self__)
+
+                def __call__(self, *arguments):
+                    for key, value in self.wrapped(*arguments):
+                        yield key.upper(), value
+
+            class Job:
+                def plain(self, source, line):
+                    yield line, 1
+
+            mapper = Proxy(Job().plain)
+            """
+        )
+    )
+    assert isinstance(code.mapper, MethodType)
+    assert list(code.mapper("s", "a")) == [("A", 1)]
+    assert fuse(code.mapper.wrapped, code.Taker().take) is not None
+    assert fuse(code.mapper, code.Taker().take) is None
+
+
+@pytest.mark.parametrize("spelled", ["", "import math"])
+def test_functions_of_imported_modules_are_called(module: Callable[[str], ModuleType], spelled: str) -> None:
+    """The compiler has another way for them where it sees the import."""
+    code = module(f"{spelled}\n{TAKERS}\ndef mapper(source, line):\n    yield line, math.floor(2.5)\n")
+    vars(code).setdefault("math", math)
+    taker = code.Taker()
+    run = fuse(code.mapper, taker.take)
+    assert run is not None
+    run([("s", "a")])
+    assert taker.taken == [("a", 2), "end"]
+
+
+def test_code_without_a_module_stays_a_generator(module: Callable[[str], ModuleType]) -> None:
+    names: dict[str, Any] = {"__name__": "of no module"}
+    exec("def mapper(source, line):\n    yield line, 1\n", names)
+    assert fuse(names["mapper"], module(TAKERS).Taker().take) is None
 
 
 # --- random mappers -----------------------------------------------------------------------------------------------
@@ -445,7 +502,7 @@ class Writer:
         return f"for {self.name()} in {iterable}:\n{self.block(depth, in_loop=True)}"
 
 
-def outcomes(body: str, records: list[str]) -> tuple[Any, Any] | None:
+def outcomes(body: str, records: list[str], watch: Watch | None) -> tuple[Any, Any] | None:
     """What a mapper gives alone and fused: pairs, and what it raises; None if it can't be fused."""
     code = ModuleType("random_mapper")
     text = f"{TAKERS}\na, b, c = 'gh', '1', ''\ndef mapper(source, line):\n{body}\n    if not source: yield 0, 0\n"
@@ -454,16 +511,20 @@ def outcomes(body: str, records: list[str]) -> tuple[Any, Any] | None:
     try:
         exec(compile(text, "random_mapper.py", "exec", dont_inherit=True), vars(code))
         alone, together = code.Taker(), code.Taker()
-        run = fuse(code.mapper, together.take)
+        run = fuse(code.mapper, together.take, watch)
         if run is None:
             return None
         raised = (
             raised_by(alone.take, yielded(code.mapper, records)),
-            raised_by(run, zip(itertools.repeat("s"), records), iter),
+            raised_by(run, zip(itertools.repeat("s"), records)),
         )
     finally:
         del sys.modules[code.__name__]
     return (alone.taken, raised[0]), (together.taken, raised[1])
+
+
+def passed(items: Iterable[Any]) -> Iterator[Any]:
+    yield from items
 
 
 def raised_by(function: Callable[..., object], *arguments: Any) -> str:
@@ -474,14 +535,15 @@ def raised_by(function: Callable[..., object], *arguments: Any) -> str:
     return ""
 
 
+@pytest.mark.parametrize("watch", [None, passed])
 @pytest.mark.parametrize("seed", range(10))
-def test_random_mappers_give_the_same_fused(seed: int) -> None:
+def test_random_mappers_give_the_same_fused(seed: int, watch: Watch | None) -> None:
     """Also where they raise: the same, after the same pairs."""
     writer, fused = Writer(seed), 0
     for number in range(60):
         body = writer.block(2)
         records = writer.random.choices(["", "1", "x", "abc", "12"], k=4)
-        if found := outcomes(body, records):
+        if found := outcomes(body, records, watch):
             alone, together = found
             assert together == alone, f"seed {seed}, mapper {number}, of {records}:\n{body}"
             fused += 1
@@ -502,24 +564,25 @@ class Tasks:
             Config(reducers=2, split_bytes=64 << 20, **config), workers=1, stage_in=directory / "stage",
         )  # fmt: skip
         Path(self.plan.spec.stage).mkdir(parents=True)
-        self.task: Task | None = None
+        self.fused = 0  # blocks of the last one that were
 
     def run(self, *, fuses: bool) -> tuple[Outcome, dict[tuple[int, int], bytes]]:
         """Return the outcome and what was written: segments, or a part."""
-        sink, name = Sink(), "part"
-        self.task = Task(
-            self.plan.spec, self.plan.program.new_job, TaskId(0, Kind.MAP, 0), Place(), sink, name, fuses=fuses
-        )
-        outcome = self.task.run(self.plan.splits[0])
+        self.fused, sink, name = 0, Sink(), "part"
+        task = Task(self.plan.spec, self.plan.program.new_job, TaskId(0, Kind.MAP, 0), Place(), sink, name, fuses=fuses)
+        fused = Yielded.fused
+
+        def counted(yielded: Yielded, *arguments: Any) -> Any:
+            run = fused(yielded, *arguments)
+            self.fused += run is not None
+            return run
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Yielded, "fused", counted)
+            outcome = task.run(self.plan.splits[0])
         if (part := Path(self.plan.spec.stage, name)).exists():
             sink.written[0, 0] = part.read_bytes()
         return outcome, sink.written
-
-    @property
-    def has_fused(self) -> bool:
-        """Whether the last one did."""
-        assert self.task is not None
-        return self.task._last is not None and self.task._last.is_fused
 
 
 class Sink:
@@ -558,9 +621,9 @@ def test_a_task_writes_the_same_bytes_with_its_mapper_fused(tmp_path: Path, job:
     tasks = Tasks(tmp_path, job, CONTENT, **config)
 
     fused = tasks.run(fuses=True)
-    assert tasks.has_fused
+    assert tasks.fused
     alone = tasks.run(fuses=False)
-    assert not tasks.has_fused
+    assert not tasks.fused
 
     assert fused == alone
     assert fused[0].records == 20_000
@@ -570,7 +633,46 @@ def test_a_task_writes_the_same_bytes_with_its_mapper_fused(tmp_path: Path, job:
 def test_a_job_may_say_that_its_mapper_is_not_to_be_fused(tmp_path: Path) -> None:
     tasks = Tasks(tmp_path, COUNTS.replace("reducer =", "fuse = False\n        reducer ="), CONTENT)
     tasks.run(fuses=True)
-    assert not tasks.has_fused
+    assert not tasks.fused
+
+
+def test_a_loop_of_a_users_own_takes_from_the_generator(tmp_path: Path) -> None:
+    """It may keep something from pair to pair, and a fused mapper can have the table written in between."""
+    own = """
+    class Runs(Sum):
+        def fold(self, table, pairs):
+            for key, value in pairs:
+                table[key] = table.get(key, 0) + value
+    """
+    tasks = Tasks(tmp_path, textwrap.dedent(own) + textwrap.dedent(COUNTS).replace("Sum", "Runs"), CONTENT)
+    tasks.run(fuses=True)
+    assert not tasks.fused
+
+
+def test_an_input_that_fails_is_not_read_again_for_the_mapper(tmp_path: Path) -> None:
+    """Only what a fused function raises is told by the generator."""
+    job = """
+        class Once(Lines):
+            opened = 0
+
+            def blocks(self, piece, settings):
+                Once.opened += 1
+                yield from itertools.islice(super().blocks(piece, settings), 3)
+                raise ValueError(f"opened {Once.opened} times")
+
+        class Mine(Job):
+            reader = Once()
+
+            def mapper(self, source, line):
+                for word in line.split():
+                    yield word, 1
+
+            reducer = Sum()
+    """
+    tasks = Tasks(tmp_path, "import itertools\nfrom rqmr import Lines\n" + textwrap.dedent(job), CONTENT)
+    with pytest.raises(RecordError, match="opened 1 times"):
+        tasks.run(fuses=True)
+    assert tasks.fused
 
 
 @pytest.mark.parametrize("skip_bad", [0, 1])
@@ -614,6 +716,6 @@ def test_what_a_fused_mapper_makes_of_one_record_is_held_within_memory(tmp_path:
     finally:
         tracemalloc.stop()
 
-    assert tasks.has_fused
+    assert tasks.fused
     numbers = 200_000 * 40 if kind == "list" else 0  # the list itself
     assert peak < (2 << 20) * 5 + numbers
