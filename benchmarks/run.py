@@ -60,8 +60,10 @@ def main() -> None:
         if given.curves:
             _keep(bench, "curves", [curves.measure(bench, given.points)])
         if given.profile:
-            found = list(seconds.profile(bench, names))
-            _keep(bench, "profile", found)
+            found = []
+            for profile in seconds.profile(bench, names):
+                _keep(bench, f"profile-{profile.name}", [profile])
+                found.append(profile)
             print("\n".join([*seconds.told(found), *seconds.told_lines(found)]))
         if given.simulate:
             lines = list(simulate.table(simulate.Plan()))
@@ -126,9 +128,9 @@ def _sections(page: Path, directory: Path) -> Iterator[tuple[str, list[str]]]:
     about, drawn = kept(directory, ["curves"], curves.Curves)
     for each in drawn:
         yield "curves", [*_drawings(each, page), "", *about]
-    about, profiles = kept(directory, ["profile"], seconds.Profile)
+    about, profiles = kept(directory, [f"profile-{name}" for name in seconds.PROFILED], seconds.Profile)
     if profiles:
-        yield "profile", [*seconds.told(profiles), "", *about]
+        yield "profile", [*seconds.told(profiles), "", *about, *seconds.told_lines(profiles)]
     about, lines = kept(directory, ["simulate"], str)
     if lines:
         yield "simulate", [*lines, "", *about]

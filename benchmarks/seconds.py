@@ -16,8 +16,8 @@ from targets import JOBS, RATIOS, RQMR, Bench
 #: Samples a second.
 RATE = 100
 #: Lines that are told of a run.
-HOTTEST = 15
-PROFILED = ("words-books", "words-source", "batch-books", "index", "sort")
+HOTTEST = 12
+PROFILED = ("words-books", "words-source", "batch-books", "index", "grep", "sort")
 
 WAITING = "waiting"
 SERVER = "the Redis server"
@@ -53,6 +53,7 @@ _PROCESS = re.compile(r'process \d+:".*?"(?:;|$)')
 class Profile(Struct):
     """Of one run: the seconds of all its processes, by what they were spent on, and at which lines the most."""
 
+    name: str  # of the target
     title: str
     wall: float
     seconds: dict[str, float]
@@ -73,7 +74,7 @@ def profile(bench: Bench, names: Sequence[str]) -> Iterator[Profile]:
         seconds = {kind: count / RATE for kind, count in counted(samples).most_common() if kind != WAITING}
         seconds[SERVER] = sum(each.cpu for each in watch.seen if each.is_server)
         bench.say(f"{title}: {used.seconds:.1f} s, sampled")
-        yield Profile(title, used.seconds, seconds, _hottest(samples))
+        yield Profile(target.name, title, used.seconds, seconds, _hottest(samples))
 
 
 def _hottest(samples: Iterable[tuple[Sequence[str], int]]) -> list[tuple[str, float]]:
@@ -120,10 +121,11 @@ def told(profiles: Sequence[Profile]) -> Iterator[str]:
 
 
 def told_lines(profiles: Sequence[Profile]) -> Iterator[str]:
-    """Yield the lines of code that took the most, for who wants to know more."""
+    """Yield the lines of code that took the most."""
     for each in profiles:
-        yield f"\n{each.title}:"
+        yield f"\n{each.title}, line by line:\n\n```"
         yield from (f"{seconds:8.2f} s  {line}" for line, seconds in each.lines)
+        yield "```"
 
 
 def _cell(seconds: float, total: float) -> str:

@@ -248,11 +248,13 @@ class Distinct(Aggregator):
         return accumulator
 
     def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
+        get = table.get
         for key, value in pairs:
-            if key in table:
-                table[key][value] = None
-            else:
+            seen = get(key)
+            if seen is None:
                 table[key] = {value: None}
+            else:
+                seen[value] = None
 
     def merge_all(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
         for key, other in pairs:

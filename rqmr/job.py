@@ -96,9 +96,9 @@ class Job:
     output. `map_batch(key, records)` maps many records in one call, where that is faster: it returns pairs, `Ones`,
     or a dict of values by key, gets a list of records or, annotated as `str`, the lines as one text, and gives what
     `mapper` gives for these records one by one (which is called instead where one bad record has to be told from
-    others; a job may have one of the two only). A mapper that yields may be compiled together with what takes its
-    pairs, where that gives the same; not with ``fuse = False``. An annotated attribute is a parameter
-    (`-p pattern=mutex`), required if it has no default.
+    others; a job may have one of the two only). A mapper or reducer that yields may be compiled
+    together with the loop that takes its pairs, where that gives the same; not with ``fuse = False``. An annotated
+    attribute is a parameter (`-p pattern=mutex`), required if it has no default.
 
     Functions must give the same for the same records: a task may run more than once, and one attempt's output wins.
     """
