@@ -44,8 +44,6 @@ Watch = Callable[[Iterable[Any]], Iterable[Any]]
 #: They see the names of the frame that they are called in.
 _SEEING = frozenset({"eval", "exec", "locals", "vars", "dir"})
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp)
-#: They are as long as what they are given.
-_THROUGH = frozenset({"enumerate", "zip"})
 #: Expressions that can outlive their record, or that set names where it isn't followed here.
 _UNFOLLOWED = (ast.Lambda, ast.GeneratorExp, ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.Await)
 #: Statements that are followed.
@@ -242,6 +240,8 @@ class _Yielding:
         scoped = _within(part.target for each in comprehensions for part in each.generators)
         self._assigned = _assigned([each for each in within if each not in scoped])
         self._own = self._assigned.union(self._arguments)
+        #: What is as long as its first argument.
+        self._counting = {"enumerate"} - self._own - function.__globals__.keys()
         # A comprehension's name that is also the function's isn't followed; and what is bound is so for all records.
         if _assigned(scoped) & self._own or self._assigned.intersection(self._arguments[:-2]):
             raise _CannotBeFusedError
@@ -267,8 +267,10 @@ class _Yielding:
     def _watched(self, iterable: ast.expr) -> ast.expr:
         """Return what to loop over while pairs are yielded."""
         match iterable:
-            case ast.Call(ast.Name(name), arguments) if name in _THROUGH - self._own:
-                iterable.args = [self._watched(each) for each in arguments]
+            case ast.Call(ast.Name(name), [first, *others]) if name in self._counting and not isinstance(
+                first, ast.Starred
+            ):
+                iterable.args = [self._watched(first), *others]
                 return iterable
         call = ast.Call(ast.Name(".watch", ast.Load()), [iterable], [])
         return ast.copy_location(call, iterable) if self._is_watched else iterable

@@ -71,7 +71,7 @@ class Task:
     ) -> None:
         """Take what the attempt is about.
 
-        `open_part`: where the task's part goes; into the stage unless given. `fuses`: whether the mapper may be fused.
+        `open_part`: where the task's part goes; into the stage unless given. `fuses`: whether what yields may be fused.
         """
         self._spec = spec
         self._new_job = new_job

@@ -81,6 +81,11 @@ def yielded(mapper: Mapper, records: Sequence[Any]) -> Iterator[tuple[Any, Any]]
     return itertools.chain.from_iterable(mapper("s", record) for record in records)
 
 
+def passed(items: Iterable[Any]) -> Iterator[Any]:
+    """A watch."""
+    yield from items
+
+
 FUSED = {
     "a loop": """
         for word in line.split():
@@ -152,8 +157,12 @@ FUSED = {
             yield each, {letter for letter in line}
     """,
     "a dict, an enumeration and a generator": """
-        for at, word in enumerate(line.split()):
+        for at, word in enumerate(line.split(), 1):
             yield word, at
+        for at, word in enumerate(*[line.split()]):
+            yield word, at
+        for word, letter in zip(*[line.split(), line]):
+            yield word, letter
         for word, count in collections.Counter(line).items():
             yield word, count
         for word in reversed(line.split()):
@@ -178,17 +187,18 @@ FUSED = {
 }
 
 
+@pytest.mark.parametrize("watch", [None, passed])
 @pytest.mark.parametrize("taker", ["take", "take_checked"])
 @pytest.mark.parametrize("name", FUSED)
 def test_a_fused_mapper_gives_what_the_generator_gives(
-    module: Callable[[str], ModuleType], name: str, taker: str
+    module: Callable[[str], ModuleType], name: str, taker: str, watch: Watch | None
 ) -> None:
     body = textwrap.indent(textwrap.dedent(FUSED[name]), "    ")
     code = module(f"import collections\n{TAKERS}\ndef mapper(source, line):\n{body}")
     alone, together = code.Taker(), code.Taker()
 
     getattr(alone, taker)(yielded(code.mapper, LINES))
-    run = fuse(code.mapper, getattr(together, taker))
+    run = fuse(code.mapper, getattr(together, taker), watch)
     assert run is not None
     run(zip(itertools.repeat("s"), LINES))
 
@@ -521,10 +531,6 @@ def outcomes(body: str, records: list[str], watch: Watch | None) -> tuple[Any, A
     finally:
         del sys.modules[code.__name__]
     return (alone.taken, raised[0]), (together.taken, raised[1])
-
-
-def passed(items: Iterable[Any]) -> Iterator[Any]:
-    yield from items
 
 
 def raised_by(function: Callable[..., object], *arguments: Any) -> str:
