@@ -217,7 +217,8 @@ def test_code_that_always_raises_fails_the_run_after_four_attempts(
     run = bench.start("crash", msgspec.structs.replace(CUT, max_lost=2), how=how, times=1000, where=where)
     with pytest.raises(rqmr.RunFailed, match=message) as caught:
         run.result()
-    assert bench.marked("executed") == 4
+    # What is fused when it raises runs once more as it is written; the first block of a map task never is.
+    assert bench.marked("executed") == (8 if where == "reduce" else 4)
     failure = caught.value.failure
     assert "crash.py" in failure.traceback
     assert Path(failure.source).name == ("02.txt" if where == "map" else "")
