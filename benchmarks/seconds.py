@@ -29,7 +29,7 @@ _RULES = [
         # py-spy takes these for busy.
         (WAITING, r" \(threading\.py|_socket_can_read|wait_for_horse|Parent\.listen|is_readable|^select "),
         (WAITING, r"\(rqmr/(heartbeat|supervise)\.py|^Driver\.run \("),
-        ("the user's reducer", r"^added \(|^\w+\.(reducer|combiner) \("),
+        ("the user's reducer, and what is fused with it", r"^added \(|^\w+\.(reducer|combiner) \("),
         ("the user's mapper, and what is fused with it", r"\(functions\.py|^\w+\.(mapper|map_batch) \("),
         ("writing part files", r"\(rqmr/(parts|output|remote)\.py|Task\._write_part"),
         ("reading and decoding", r"\(rqmr/(readers|files|inputs|arrivals)\.py|^_read \("),

@@ -103,6 +103,7 @@ def _fused(function: FunctionType, bound: int, take: FunctionType, is_watched: b
             warnings.simplefilter("ignore")  # they were shown when it was imported
             taking = _Taking(take)
             code = _compiled([_Yielding(function, bound, taking, is_watched=is_watched).fused()], function.__code__)
+            code = code.replace(co_qualname=function.__code__.co_qualname)  # as a profiler shows it
     except (_CannotBeFusedError, SyntaxError, ValueError, RecursionError):
         return None
     return FunctionType(code, function.__globals__, function.__name__, tuple(taking.used.values()))
