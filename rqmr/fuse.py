@@ -9,16 +9,19 @@ become, but for what looks at the memory,
 
     get = table.get
     for source, line in records:
-        word = None
-        for word in line.split():
-            key, value = word, 1
-            table[key] = get(key, 0) + value
+        try:
+            for word in line.split():
+                key, value = word, 1
+                table[key] = get(key, 0) + value
+        finally:
+            word = None
 
 since a generator costs a call for each record, and for each pair a tuple and two changes of frame: a quarter of what
 counting words takes. Compilers of queries do so (Neumann, "Efficiently Compiling Efficient Query Plans for Modern
 Hardware", 2011, section 3), and of functional programs (Wadler, "Deforestation", 1990). It is done only where it can be
 seen to give the same: the source is that of the code that would run, no record sees a name that another one has set,
-and none is kept beyond it. All other mappers and reducers stay generators.
+and none is kept beyond it. All other mappers and reducers stay generators. (Who looks at the frame of his caller sees
+that of the loop.)
 """
 
 from __future__ import annotations
@@ -34,9 +37,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import isgeneratorfunction
 from itertools import chain, starmap
 from types import CodeType, FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 Pair = tuple[Any, Any]
+Node = TypeVar("Node", bound=ast.AST)
 Function = Callable[[Any, Any], Any]
 #: Takes what a function loops over as it yields, and gives what to loop over.
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
@@ -56,7 +60,6 @@ class Yielded:
 
     def __init__(self, function: Function, given: Iterable[tuple[Any, Any]], *, is_held: bool = False) -> None:
         """`function`: a generator function; `given`: what it is called with; `is_held`: that is in memory anyway."""
-        self.has_failed = False  # when it was fused
         self._is_held = is_held
         self._function = function
         self._given = given
@@ -69,13 +72,7 @@ class Yielded:
         fused = fuse(self._function, take, watch)
         if fused is None:
             return None
-
-        def run(*others: Any) -> None:
-            self.has_failed = True
-            fused(self._given if self._is_held or not watch else watch(self._given), *others)
-            self.has_failed = False
-
-        return run
+        return functools.partial(fused, self._given if self._is_held or not watch else watch(self._given))
 
 
 def fuse(function: Function, take: Callable[..., None], watch: Watch | None = None) -> Callable[..., None] | None:
@@ -121,7 +118,8 @@ def _source_of(function: FunctionType) -> ast.FunctionDef:
     for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
             line = min((each.lineno for each in node.decorator_list), default=node.lineno)
-            # Flags tell where a function stands; and what of a class or another function is in it makes others differ.
+            # Flags tell whether it stands in another one, too. Names of a class's or another function's own make the
+            # code itself differ.
             if line == code.co_firstlineno:
                 alone = _compiled([*imports, node], code)
                 if alone.replace(co_flags=code.co_flags) == code:
@@ -174,7 +172,9 @@ class _Taking(ast.NodeTransformer):
         *self.arguments, pairs = _arguments(node)
         statements = _body(node)
         loops = [each for each in statements if isinstance(each, ast.For) and _is_named(each.iter, pairs)]
-        if len(loops) != 1:
+        # A `break` would be that of a loop of the user's.
+        leaving = (ast.Continue, ast.Break, ast.Return)
+        if len(loops) != 1 or loops[0].orelse or any(isinstance(each, leaving) for each in _within(statements)):
             raise _CannotBeFusedError
         self._locals = {*self.arguments, *_assigned(_within(statements))}
         self._module = {**vars(builtins), **take.__globals__}
@@ -197,7 +197,8 @@ class _Taking(ast.NodeTransformer):
 
     def taken(self, pair: ast.Tuple) -> list[ast.stmt]:
         """Return what the loop does with a pair; an error in it is told of the line that yields."""
-        first = ast.copy_location(ast.Assign([self.target], pair), pair)
+        target = _placed(self.target, pair)
+        first = ast.copy_location(ast.Assign([target], pair), pair)
         return [first, *(_placed(each, pair) for each in self.body)]
 
 
@@ -205,15 +206,15 @@ def _is_named(node: ast.expr, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _placed(node: ast.stmt, at: ast.AST) -> ast.stmt:
-    """Return a copy of a statement, all of it at another node's place."""
+def _placed(node: Node, at: ast.AST) -> Node:
+    """Return a copy of a node, all of it at another one's place."""
     made = copy.deepcopy(node)
     for each in ast.walk(made):
         ast.copy_location(each, at)
     return made
 
 
-#: Names of a function's own that have got a value by then, for this record; None where nothing comes to.
+#: Names of a function's own that have got a value by then, for this record; None: no way leads there.
 _Known = frozenset[str] | None
 
 
@@ -251,10 +252,10 @@ class _Yielding:
         """Return the function of this one and what takes its pairs."""
         taking, node, (*bound, key, value) = self._taking, copy.copy(self._node), self._arguments
         body, _ = self._block(_body(self._node), frozenset(self._arguments), in_loop=False)
-        if names := sorted(self._assigned - {key, value}):
+        if names := sorted(self._assigned):
             # A generator lets go of what it has when it ends.
             forgets = ast.Assign([ast.Name(name, ast.Store()) for name in names], ast.Constant(None))
-            body.insert(0, ast.copy_location(forgets, node))
+            body = [ast.copy_location(ast.Try(body, [], [], [ast.copy_location(forgets, node)]), node)]
         target = ast.Tuple([ast.Name(key, ast.Store()), ast.Name(value, ast.Store())], ast.Store())
         loop = ast.For(target, ast.Name(".given", ast.Load()), body, [])
         node.body = [_placed(each, node) for each in taking.before]
@@ -334,6 +335,7 @@ class _Yielding:
             name = {handler.name} if handler.name else set()
             handler.body, handled = self._block(handler.body, known | name, in_loop=in_loop)
             ways.append(handled if handled is None else handled - name)
+        # What a handler deletes may count as known: it is unbound, and raises, in both.
         node.finalbody, ended = self._block(node.finalbody, known, in_loop=in_loop)
         after = _after_any(*ways)
         return None if after is None or ended is None else after | ended

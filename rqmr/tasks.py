@@ -80,14 +80,11 @@ class Task:
         self._sink = sink
         self._output_name = output_name
         self._care = care
-        self._may_fuse = fuses
+        self._fuses = fuses
         self._open_part = open_part or partial(remote.open_part, spec.stage, output_name)
 
     def run(self, source: Split | Segments) -> Outcome:
-        """Run the task; once more if a record raises.
-
-        Record by record if some may be left out; else, if what raised was fused, as it is written, so that the error is
-        told as it is.
+        """Run the task, and if a record raises that may be left out, run it anew record by record.
 
         Raises:
             RecordError: the job's code raised, or yielded what can't be carried.
@@ -98,22 +95,19 @@ class Task:
             return self._try(source)
 
     def _try(self, source: Split | Segments) -> Outcome:
-        self._begin(with_guard=self._care.tell is not None, fuses=self._may_fuse)
+        self._begin(with_guard=self._care.tell is not None)
         try:
             return self._run(source)
         except RecordError as error:
-            may_skip = self._spec.skip_bad and not self._guard
-            if isinstance(error.__cause__, RqmrError) or not (may_skip or (self._last and self._last.has_failed)):
+            if self._guard or not self._spec.skip_bad or isinstance(error.__cause__, RqmrError):
                 raise
         self._sink.discard()
         self._place.start_over()
-        self._begin(with_guard=bool(self._spec.skip_bad), fuses=False)
+        self._begin(with_guard=True)
         return self._run(source)
 
-    def _begin(self, *, with_guard: bool, fuses: bool) -> None:
+    def _begin(self, *, with_guard: bool) -> None:
         self._job = self._new_job()
-        self._fuses = fuses and self._job.fuse
-        self._last: Yielded | None = None
         self._steps = steps_of(self._job)
         ordered(self._steps[0], as_keys(self._spec.bounds))
         is_last = self._spec.phase_of(self._task) + 1 == len(self._spec.phases)
@@ -171,8 +165,8 @@ class Task:
     ) -> Iterable[tuple[Any, Any]]:
         """Return the pairs of records or groups: they can be fused with what takes them if the function yields."""
         if isgeneratorfunction(function):
-            self._last = Yielded(function, given, is_held=is_held)
-            return self._last if self._fuses else iter(self._last)
+            yielded = Yielded(function, given, is_held=is_held)
+            return yielded if self._fuses and self._job.fuse else iter(yielded)
         # What calls a function for `starmap` would take a StopIteration that it raises for the end of what is given.
         return _given(function(key, value) for key, value in given)
 

@@ -406,6 +406,16 @@ def test_what_a_generator_lets_go_of_at_its_end_is_not_kept(module: Callable[[st
     assert taker.taken == [("a", 1), ("", 0), ("b", 1), ("", 0), "end"]
 
 
+@pytest.mark.parametrize("after", ["continue", "break"])
+def test_a_loop_that_is_left_is_not_fused(module: Callable[[str], ModuleType], after: str) -> None:
+    """It would be the mapper's that is left."""
+    code = module(
+        TAKERS.replace("append((key, value))", f"append((key, value))\n            {after}")
+        + "\ndef mapper(source, line):\n    yield line, 1\n"
+    )
+    assert fuse(code.mapper, code.Taker().take) is None
+
+
 def test_what_only_looks_like_a_method_is_not_taken_for_one(module: Callable[[str], ModuleType]) -> None:
     """As decorators of several libraries do: their proxies say that they are what they wrap."""
     code = module(
@@ -655,51 +665,29 @@ def test_a_loop_of_a_users_own_takes_from_the_generator(tmp_path: Path) -> None:
     assert not tasks.fused
 
 
-def test_an_input_that_fails_is_not_read_again_for_the_mapper(tmp_path: Path) -> None:
-    """Only what a fused function raises is told by the generator."""
-    job = """
-        class Once(Lines):
-            opened = 0
+UNHASHABLE = COUNTS.replace("yield word, 1", "yield word if word != '15000' else [word], 1")
 
-            def blocks(self, piece, settings):
-                Once.opened += 1
-                yield from itertools.islice(super().blocks(piece, settings), 3)
-                raise ValueError(f"opened {Once.opened} times")
 
-        class Mine(Job):
-            reader = Once()
-
-            def mapper(self, source, line):
-                for word in line.split():
-                    yield word, 1
-
-            reducer = Sum()
-    """
-    tasks = Tasks(tmp_path, "import itertools\nfrom rqmr import Lines\n" + textwrap.dedent(job), CONTENT)
-    with pytest.raises(RecordError, match="opened 1 times"):
+def test_what_a_fused_mapper_raises_is_told_of_the_record_and_the_line_that_yields(tmp_path: Path) -> None:
+    tasks = Tasks(tmp_path, UNHASHABLE, CONTENT)
+    with pytest.raises(RecordError) as caught:
         tasks.run(fuses=True)
-    assert tasks.fused
+    with pytest.raises(RecordError) as other:
+        tasks.run(fuses=False)
+
+    fused, alone = caught.value.failure, other.value.failure
+    assert (fused.source, fused.offset, fused.record) == (alone.source, alone.offset, alone.record)
+    assert fused.record == "'word45 word27 and 15000'"
+    assert "unhashable type: 'list'" in fused.message
+    assert "yield word if word" in fused.traceback
+    assert "unhashable type: 'list' (keys are str" in alone.message
 
 
-@pytest.mark.parametrize("skip_bad", [0, 1])
-def test_what_a_fused_mapper_raises_is_told_as_of_any_other(tmp_path: Path, skip_bad: int) -> None:
-    """After the same counts, with the same record, traceback and hint."""
-    job = COUNTS.replace("yield word, 1", "yield word if word != '15000' else [word], 1")
-    tasks = Tasks(tmp_path, job, CONTENT, skip_bad=skip_bad)
-
-    if skip_bad:
-        fused, alone = tasks.run(fuses=True), tasks.run(fuses=False)
-        assert fused == alone
-        assert [each.record for each in fused[0].skipped] == ["'word45 word27 and 15000'"]
-        return
-    failures = []
-    for fuses in (True, False):
-        with pytest.raises(RecordError) as caught:
-            tasks.run(fuses=fuses)
-        failures.append(caught.value.failure)
-    assert failures[0] == failures[1]
-    assert failures[0].record == "'word45 word27 and 15000'"
-    assert "unhashable type: 'list' (keys are str" in failures[0].message
+def test_a_bad_record_of_a_fused_mapper_is_left_out_like_any_other(tmp_path: Path) -> None:
+    tasks = Tasks(tmp_path, UNHASHABLE, CONTENT, skip_bad=1)
+    fused, alone = tasks.run(fuses=True), tasks.run(fuses=False)
+    assert fused == alone
+    assert [each.record for each in fused[0].skipped] == ["'word45 word27 and 15000'"]
 
 
 @pytest.mark.parametrize("kind", ["list", "iter"])
