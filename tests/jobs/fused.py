@@ -9,6 +9,8 @@ from rqmr import Job
 
 
 class Fused(Job):
+    marks: str = ""
+
     def mapper(self, source: str, line: str) -> Iterator[tuple[str, int]]:
         for word in line.split():
             yield word, 1
