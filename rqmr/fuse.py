@@ -85,7 +85,7 @@ def fuse(function: Function, take: Callable[..., None], watch: Watch | None = No
     plain, bound = (function.__func__, [function.__self__]) if type(function) is MethodType else (function, [])
     if type(plain) is not FunctionType or type(take) is not MethodType:
         return None
-    fused = _fused(plain, len(bound), take.__func__, watch is not None)
+    fused = _fuse(plain, len(bound), take.__func__, watch is not None)
     return functools.partial(fused, take.__self__, *bound, watch) if fused else None
 
 
@@ -94,7 +94,7 @@ class _CannotBeFusedError(Exception):
 
 
 @functools.lru_cache(maxsize=16)
-def _fused(function: FunctionType, bound: int, take: FunctionType, is_watched: bool) -> FunctionType | None:
+def _fuse(function: FunctionType, bound: int, take: FunctionType, is_watched: bool) -> FunctionType | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were shown when it was imported

@@ -222,10 +222,10 @@ class _Horse:
             with self._heartbeat.beating(claim, place), _care(state, claim) as care, _opening(opened):
                 # A server that lost its last second gives the same number to another attempt.
                 part = f"{attempt}-{secrets.token_hex(3)}"
-                # What has failed is tried again as it is written.
-                fuses = attempt.number == 1
-                made = Task(state.spec, self._job, task, place, sink, part, care, open_part, fuses=fuses)
-                outcome = made.run(source)
+                # What has failed is tried again as it is written; where that can't be, it isn't fused at all.
+                fuses = attempt.number == 1 and state.spec.max_failed > 1
+                work = Task(state.spec, self._job, task, place, sink, part, care, open_part, fuses=fuses)
+                outcome = work.run(source)
                 sink.flush()
                 if state.commit(claim, outcome):
                     state.advance(state.spec.phase_of(task))

@@ -246,6 +246,14 @@ def test_what_raises_when_it_is_fused_is_tried_again_as_it_is_written(workers: W
     assert all("-r" in attempt and attempt.endswith("-a1") for attempt in failed)
 
 
+def test_what_can_not_be_tried_again_is_not_fused(workers: Workers, bench: Bench) -> None:
+    workers.start(2)
+    bench.write(3)
+    run = bench.start("fused", msgspec.structs.replace(CUT, max_failed=1))
+    bench.assert_right(run, "fused")
+    assert not run.events("failed")
+
+
 # --- RQ and Redis misbehave ---------------------------------------------------------------------------------------
 
 

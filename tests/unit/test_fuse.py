@@ -422,8 +422,6 @@ def test_what_only_looks_like_a_method_is_not_taken_for_one(module: Callable[[st
         TAKERS
         + textwrap.dedent(
             """
-            import types
-
             class Proxy:
                 def __init__(self, wrapped):
                     self.wrapped = wrapped
