@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 from redis.backoff import EqualJitterBackoff, NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.retry import Retry
 
 from rqmr.damage import reading
@@ -180,8 +181,22 @@ def reading_keys(what: str) -> Iterator[None]:
             raise ValueError(str(error)) from error
 
 
+class _Packer(HiredisRespSerializer):
+    """Spells numbers in Python.
+
+    hiredis (3.5) crashes if a signal's handler raises while it does so: that ends PyObject_Repr with NULL, for which it
+    doesn't look. All our commands can be interrupted anywhere.
+    """
+
+    def pack(self, *args: Any) -> list[bytes]:
+        spelled: list[Any] = [repr(arg) if type(arg) in (int, float) else arg for arg in args]
+        packed: list[bytes] = super().pack(*spelled)
+        return packed
+
+
 def _options() -> dict[str, Any]:
     return {
+        "command_packer": _Packer(),
         "socket_timeout": _SOCKET_SECONDS,
         "socket_connect_timeout": _CONNECT_SECONDS,
         "retry": Retry(EqualJitterBackoff(base=0.05, cap=3), _RETRIES),
