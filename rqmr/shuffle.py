@@ -97,6 +97,7 @@ class Shuffler:
         is_pair = isinstance(first, tuple | list) and len(first) == 2  # if not, unpacking it says so
         if is_pair and type(first[0]) not in UNMISTAKABLE:
             streams = (same_type(chain.from_iterable(streams)),)
+        del stream, first, pairs
         for stream in streams:
             if isinstance(stream, Ones) and type(self._fold) is Count:  # a subclass may count otherwise
                 self._take_by(self._fold.count, stream.keys(_BATCH))
@@ -105,6 +106,9 @@ class Shuffler:
                 self._look_at_memory()
             else:
                 self._take(iter(stream))
+            # Else the next one's keys would be made beside this one's, and a processor's cache has room for those of
+            # one block.
+            del stream
 
     def _take(self, pairs: Iterator[tuple[Key, Any]]) -> None:
         holds = self._fold is None or self._fold.grows

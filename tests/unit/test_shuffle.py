@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import rqmr.codec
 import rqmr.shuffle
+from rqmr import Ones
 from rqmr.aggregators import Aggregator, Collect, Count, Distinct, Max, Mean, Min, Sum, Top
 from rqmr.codec import partition_for
 from rqmr.errors import CarryError, JobError, MixedKeysError, SegmentLost
@@ -314,6 +316,32 @@ def test_what_is_yielded_may_be_changed_later() -> None:
     shuffler.finish()
     assert is_single(store, 0)
     assert reduce_all(Step(identity, all_values), store, 1) == [[(0, ["a"]), (1, ["b"]), (2, ["c"])]]
+
+
+class Held(list[Any]):
+    """A list that can be seen to be gone."""
+
+
+@pytest.mark.parametrize(("form", "items"), [(Ones, ["a", "b"]), (iter, [("a", 1), ("b", 2)])])
+@pytest.mark.parametrize("reducer", [Count(), Sum(), Collect(), all_values])
+def test_what_a_stream_is_made_of_is_let_go_of_before_the_next_one_is_made(
+    form: Callable[[Any], Any], items: list[Any], reducer: Any
+) -> None:
+    """Or twice as much would be held, of which a processor's cache has room for one."""
+    made: list[weakref.ref[Held]] = []
+
+    def streams() -> Iterator[Any]:
+        for _ in range(5):
+            assert not any(each() is not None for each in made)
+            held = Held(items)
+            made.append(weakref.ref(held))
+            stream = form(held)
+            del held
+            yield stream
+            del stream
+
+    Shuffler(Step(identity, reducer), 2, Sink({}), PLENTY).consume(streams())
+    assert len(made) == 5
 
 
 @pytest.mark.parametrize("form", [set, lambda pair: {pair[0]: 0, pair[1]: 0}, dict.fromkeys])
