@@ -69,11 +69,13 @@ class Aggregator:
 
 def group(table: dict[Any, list[Any]], pairs: Iterable[tuple[Any, Any]]) -> None:
     """Append the value of every pair to its key's list in the table."""
+    get = table.get
     for key, value in pairs:
-        if key in table:
-            table[key].append(value)
-        else:
+        values = get(key)
+        if values is None:
             table[key] = [value]
+        else:
+            values.append(value)
 
 
 class Sum(Aggregator):
