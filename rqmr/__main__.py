@@ -27,7 +27,23 @@ def main() -> None:
         else:
             _command_line()
     except KeyboardInterrupt:  # so early that nobody hears signals yet
-        raise SystemExit(130) from None
+        _leave(130)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:
+            _leave(end.code)
+        raise
+
+
+def _leave(status: int) -> None:
+    """End the process as it is: a signal may have interrupted anything, and Python can crash as it takes that apart."""
+    import atexit
+    import contextlib
+
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it is closed, or nobody reads it
+            stream.flush()
+    os._exit(status)
 
 
 def _is_private_run(words: list[str]) -> bool:

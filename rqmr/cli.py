@@ -323,10 +323,15 @@ def _signals() -> Iterator[None]:
     """Let a signal unwind the run, and ignore those that come meanwhile.
 
     The unwinding goes on for as long as its exception exists. One that was swallowed, as in a finalizer, is gone: then
-    the signal is sent once more, by a thread that the handler leaves behind.
+    the signal is sent once more, by a thread that the handler leaves behind, and nothing is said of the first.
     """
     has_terminal = os.isatty(2)
     is_over = False
+    tell_unraisable = sys.unraisablehook
+
+    def tell_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not _Ended:
+            tell_unraisable(unraisable)
 
     def remind(number: int) -> None:
         time.sleep(_REMINDER_SECONDS)
@@ -346,11 +351,13 @@ def _signals() -> Iterator[None]:
             _thread.start_new_thread(remind, (number,))
             raise _Ended(number)  # and no name for it: a frame that refers to it would keep it
 
+    sys.unraisablehook = tell_others
     before = {number: signal.signal(number, unwind) for number in _SIGNALS}
     try:
         yield
     finally:
         is_over = True
+        sys.unraisablehook = tell_unraisable
     for number, handler in before.items():
         signal.signal(number, handler)
 

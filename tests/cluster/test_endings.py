@@ -324,9 +324,12 @@ from rqmr import cli, driver
 
 class Finalized:
     def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(100):  # here Python looks for signals
-            pass
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(100):  # here Python looks for signals
+                pass
+        finally:
+            open(os.path.join(os.environ["MARKS"], "swallowed"), "x").close()
 
 def tick(*arguments, ticking=driver.tick):
     if driver.tick is tick and os.path.exists(os.path.join(os.environ["MARKS"], "stuck.0")):
@@ -344,11 +347,32 @@ def test_an_interrupt_that_python_swallows_is_heard_all_the_same(
 ) -> None:
     monkeypatch.setenv("MARKS", str(command.marks))
     command.start_stuck("sleep", "map", "-o", "out", program=INTERRUPTED_IN_A_FINALIZER)
-    wait_until(lambda: command.is_over or "Exception ignored" in command.stderr, timeout=5, what="it is swallowed")
+    wait_until(lambda: (command.marks / "swallowed").exists(), timeout=5, what="it is swallowed")
     with contextlib.suppress(subprocess.TimeoutExpired):
         command.process.wait(END_SECONDS)
     assert command.is_over, "it is deaf to Ctrl-C"
     command.assert_ends(130)
+    assert "Exception ignored" not in command.stderr
+
+
+#: Crashes as Python ends.
+CRASHING_AT_ITS_END = """
+import os, signal, sys
+import rqmr.__main__
+
+class Crashing:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGSEGV):
+        kill(pid, number)
+
+sys.crashing = Crashing()
+rqmr.__main__.main()
+"""
+
+
+def test_python_does_not_take_apart_what_a_signal_has_interrupted(command: Command) -> None:
+    command.start_stuck("sleep", "map", "-o", "out", program=CRASHING_AT_ITS_END)
+    command.assert_ends(130, began=command.signal(signal.SIGINT))
+    assert "rqmr: ended by SIGINT" in command.stderr
 
 
 #: Is interrupted in the first of two clean-ups, which Python then leaves for the second, and again in that.
