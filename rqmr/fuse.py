@@ -11,8 +11,7 @@ become, but for what looks at the memory,
     for source, line in records:
         try:
             for word in line.split():
-                key, value = word, 1
-                table[key] = get(key, 0) + value
+                table[word] = get(word, 0) + 1
         finally:
             word = None
 
@@ -44,6 +43,15 @@ Node = TypeVar("Node", bound=ast.AST)
 Function = Callable[[Any, Any], Any]
 #: Takes what a function loops over as it yields, and gives what to loop over.
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
+#: Stands before a loop that yields. `watch` is asked about all that isn't a list, about lists once in so many items: a
+#: call of it for each record takes several percent of what counting words does.
+_WATCHING = f"""
+looped = ...
+unwatched = unwatched + len(looped) if type(looped) is list else {1 << 14}
+if unwatched >= {1 << 14}:
+    looped = watch(looped)
+    unwatched = 0
+"""
 
 #: They see the names of the frame that they are called in.
 _SEEING = frozenset({"eval", "exec", "locals", "vars", "dir"})
@@ -176,7 +184,7 @@ class _Taking(ast.NodeTransformer):
         leaving = (ast.Continue, ast.Break, ast.Return)
         if len(loops) != 1 or loops[0].orelse or any(isinstance(each, leaving) for each in _within(statements)):
             raise _CannotBeFusedError
-        self._locals = {*self.arguments, *_assigned(_within(statements))}
+        self._locals = {*self.arguments, *_assigned(_within(statements)), "watch", "looped", "unwatched"}
         self._module = {**vars(builtins), **take.__globals__}
         self.used: dict[str, Any] = {}
         at = statements.index(loops[0])
@@ -184,6 +192,10 @@ class _Taking(ast.NodeTransformer):
         self.target: ast.expr = self.visit(loops[0].target)
         self.body: list[ast.stmt] = [self.visit(each) for each in loops[0].body]
         self.after = [self.visit(each) for each in statements[at + 1 :]]
+        #: Names that the loop gives other values, or that are used after it.
+        self._lasting = _assigned(_within(self.body)).union(
+            each.id for each in _within(self.after) if isinstance(each, ast.Name)
+        )
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
         name = f".{node.id}"
@@ -195,11 +207,41 @@ class _Taking(ast.NodeTransformer):
         node.name = node.name and f".{node.name}"
         return self.generic_visit(node)
 
-    def taken(self, pair: ast.Tuple) -> list[ast.stmt]:
-        """Return what the loop does with a pair; an error in it is told of the line that yields."""
-        target = _placed(self.target, pair)
-        first = ast.copy_location(ast.Assign([target], pair), pair)
-        return [first, *(_placed(each, pair) for each in self.body)]
+    def taken(self, pair: ast.Tuple, own: frozenset[str]) -> list[ast.stmt]:
+        """Return what the loop does with a pair; an error in it is told of the line that yields.
+
+        `own`: the names of the function that yields. Where the pair has one of them, or a constant, the loop's own name
+        for it is left out.
+        """
+        targets: list[ast.expr] = [self.target]
+        values: list[ast.expr] = [pair]
+        if isinstance(self.target, ast.Tuple) and not any(isinstance(each, ast.Starred) for each in pair.elts):
+            targets, values = self.target.elts, pair.elts
+        given: list[ast.stmt] = []
+        instead: dict[str, ast.expr] = {}
+        for target, value in zip(targets, values, strict=True):
+            is_plain = isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id in own)
+            if isinstance(target, ast.Name) and target.id not in self._lasting and is_plain:
+                instead[target.id] = value
+            else:
+                given.append(ast.copy_location(ast.Assign([_placed(target, pair)], value), pair))
+        return [*given, *(_placed(_Instead(instead).visit(copy.deepcopy(each)), pair) for each in self.body)]
+
+    def watching(self, iterable: ast.expr) -> list[ast.stmt]:
+        """Return what makes `.looped` of what is to be looped over."""
+        looped, *others = [_placed(self.visit(each), iterable) for each in ast.parse(_WATCHING).body]
+        looped.value = iterable
+        return [looped, *others]
+
+
+class _Instead(ast.NodeTransformer):
+    """Puts expressions in the place of names."""
+
+    def __init__(self, expressions: dict[str, ast.expr]) -> None:
+        self._expressions = expressions
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._expressions.get(node.id, node)
 
 
 def _is_named(node: ast.expr, name: str) -> bool:
@@ -242,6 +284,7 @@ class _Yielding:
         scoped = _within(part.target for each in comprehensions for part in each.generators)
         self._assigned = _assigned([each for each in within if each not in scoped])
         self._own = self._assigned.union(self._arguments)
+        self._forgotten = set(self._assigned)
         #: What is as long as its first argument.
         self._counting = {"enumerate"} - self._own - function.__globals__.keys()
         # A comprehension's name that is also the function's isn't followed; and what is bound is so for all records.
@@ -252,13 +295,14 @@ class _Yielding:
         """Return the function of this one and what takes its pairs."""
         taking, node, (*bound, key, value) = self._taking, copy.copy(self._node), self._arguments
         body, _ = self._block(_body(self._node), frozenset(self._arguments), in_loop=False)
-        if names := sorted(self._assigned):
+        if names := sorted(self._forgotten):
             # A generator lets go of what it has when it ends.
             forgets = ast.Assign([ast.Name(name, ast.Store()) for name in names], ast.Constant(None))
             body = [ast.copy_location(ast.Try(body, [], [], [ast.copy_location(forgets, node)]), node)]
         target = ast.Tuple([ast.Name(key, ast.Store()), ast.Name(value, ast.Store())], ast.Store())
         loop = ast.For(target, ast.Name(".given", ast.Load()), body, [])
-        node.body = [_placed(each, node) for each in taking.before]
+        unwatched = ast.Assign([ast.Name(".unwatched", ast.Store())], ast.Constant(0))
+        node.body = [_placed(each, node) for each in (unwatched, *taking.before)]
         node.body += [ast.copy_location(loop, node), *(_placed(each, node) for each in taking.after)]
         first, *others = [f".{each}" for each in taking.arguments]
         arguments = [first, *bound, ".watch", ".given", *others, *taking.used]
@@ -266,16 +310,16 @@ class _Yielding:
         node.decorator_list, node.returns = [], None
         return ast.fix_missing_locations(node)
 
-    def _watched(self, iterable: ast.expr) -> ast.expr:
-        """Return what to loop over while pairs are yielded."""
+    def _watched(self, iterable: ast.expr) -> tuple[list[ast.stmt], ast.expr]:
+        """Return what comes before a loop that yields, and what that loops over."""
+        if not self._is_watched:
+            return [], iterable
         match iterable:
-            case ast.Call(ast.Name(name), [first, *others]) if name in self._counting and not isinstance(
-                first, ast.Starred
-            ):
-                iterable.args = [self._watched(first), *others]
-                return iterable
-        call = ast.Call(ast.Name(".watch", ast.Load()), [iterable], [])
-        return ast.copy_location(call, iterable) if self._is_watched else iterable
+            case ast.Call(ast.Name(name), [first, *_]) if name in self._counting and not isinstance(first, ast.Starred):
+                before, iterable.args[0] = self._watched(first)
+                return before, iterable
+        self._forgotten.add(".looped")
+        return self._taking.watching(iterable), ast.copy_location(ast.Name(".looped", ast.Load()), iterable)
 
     def _block(self, statements: Sequence[ast.stmt], known: _Known, *, in_loop: bool) -> tuple[list[ast.stmt], _Known]:
         """Return what stands for some statements, and what is known after them."""
@@ -291,7 +335,7 @@ class _Yielding:
         match node:
             case ast.Expr(ast.Yield(ast.Tuple([key, value]) as pair)):
                 self._check([key, value], known)
-                return self._taking.taken(pair), known
+                return self._taking.taken(pair, known), known
             case ast.Expr(value):
                 self._check([value], known)
             case ast.Assign(targets, value):
@@ -308,8 +352,9 @@ class _Yielding:
                 return [node], _after_any(then, otherwise)
             case ast.For(target, iterable, body, []):
                 self._check([iterable, target], known)
-                node.iter = self._watched(iterable) if _yields(body) else iterable
+                before, node.iter = self._watched(iterable) if _yields(body) else ([], iterable)
                 node.body, _ = self._block(body, known | _assigned(_within([target])), in_loop=True)
+                return [*before, node], known
             case ast.Try() if not _yields([node]):
                 return [node], self._try(node, known, in_loop=in_loop)
             case ast.Return(None | ast.Constant(None)) if not in_loop:

@@ -52,6 +52,13 @@ class Taker:
                 number = len(str(error)) > 0
             for _ in range(2):
                 self.taken.append((key, number))
+
+    def take_changed(self, pairs):
+        key = None
+        for key, value in pairs:
+            value = [value]
+            self.taken.append((key, value))
+        self.taken.append(key)
 '''
 
 
@@ -178,6 +185,11 @@ FUSED = {
         source += line
         yield source, 1
     """,
+    "constants, and a star": """
+        yield "constant", None
+        yield *[line], 1
+        yield line, line
+    """,
     "targets of several kinds": """
         held = {}
         held["a"], (second, third) = 1, line.partition(" ")[::2]
@@ -188,7 +200,7 @@ FUSED = {
 
 
 @pytest.mark.parametrize("watch", [None, passed])
-@pytest.mark.parametrize("taker", ["take", "take_checked"])
+@pytest.mark.parametrize("taker", ["take", "take_checked", "take_changed"])
 @pytest.mark.parametrize("name", FUSED)
 def test_a_fused_mapper_gives_what_the_generator_gives(
     module: Callable[[str], ModuleType], name: str, taker: str, watch: Watch | None
@@ -711,3 +723,28 @@ def test_what_a_fused_mapper_makes_of_one_record_is_held_within_memory(tmp_path:
     assert tasks.fused
     numbers = 200_000 * 40 if kind == "list" else 0  # the list itself
     assert peak < (2 << 20) * 5 + numbers
+
+
+def test_what_a_fused_mapper_makes_of_many_records_is_held_within_memory(tmp_path: Path) -> None:
+    """Each makes few keys, and all those of a block make many."""
+    job = """
+        class Mine(Job):
+            def mapper(self, source, line):
+                count, name = line.split()
+                for number in list(range(int(count))):
+                    yield f"{name}-{number}", 1
+
+            reducer = Sum()
+    """
+    lines = ["1 small\n"] * 30_000 + [f"5000 {number}\n" for number in range(40)]
+    tasks = Tasks(tmp_path, job, "".join(lines), memory=2 << 20)
+
+    tracemalloc.start()
+    try:
+        tasks.run(fuses=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert tasks.fused
+    assert peak < (2 << 20) * 5
