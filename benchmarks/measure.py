@@ -41,6 +41,7 @@ def run(command: Sequence[object], *, cwd: Path | None = None, env: Mapping[str,
     environment = {**os.environ, **(env or {})}
     for name in NAMES_OF_REDIS:
         environment.pop(name, None)
+    _reap_orphans()  # of what was measured before: their time is not this one's
     with tempfile.TemporaryFile() as said:
         cpu, began = _children_cpu(), time.monotonic()
         process = subprocess.Popen(
