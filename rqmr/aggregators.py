@@ -67,17 +67,6 @@ class Aggregator:
                 setattr(cls, loop, getattr(Aggregator, loop))
 
 
-def group(table: dict[Any, list[Any]], pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Append the value of every pair to its key's list in the table."""
-    get = table.get
-    for key, value in pairs:
-        values = get(key)
-        if values is None:
-            table[key] = [value]
-        else:
-            values.append(value)
-
-
 class Sum(Aggregator):
     """The sum of the values."""
 
@@ -289,7 +278,13 @@ class Collect(Aggregator):
         return accumulator
 
     def fold(self, table: dict[Any, Any], pairs: Iterable[tuple[Any, Any]]) -> None:
-        group(table, pairs)
+        get = table.get
+        for key, value in pairs:
+            values = get(key)
+            if values is None:
+                table[key] = [value]
+            else:
+                values.append(value)
 
     def accumulator_type(self, value_type: Any) -> Any:
         return list[value_type]

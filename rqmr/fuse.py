@@ -29,12 +29,12 @@ import ast
 import builtins
 import contextlib
 import copy
-import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from inspect import isgeneratorfunction
-from itertools import chain, starmap
+from itertools import chain, islice, starmap
 from types import CodeType, FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -43,8 +43,8 @@ Node = TypeVar("Node", bound=ast.AST)
 Function = Callable[[Any, Any], Any]
 #: Takes what a function loops over as it yields, and gives what to loop over.
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
-#: Stands before a loop that yields. `watch` is asked about all that isn't a list, about lists once in so many items: a
-#: call of it for each record takes several percent of what counting words does.
+#: Stands before a loop that yields. `watch` is asked about all but lists, and about these once in so many items: a call
+#: for each record takes several percent of what counting words does.
 _WATCHING = f"""
 looped = ...
 unwatched = unwatched + len(looped) if type(looped) is list else {1 << 14}
@@ -66,9 +66,9 @@ _FOLLOWED = (ast.Expr, ast.Assign, ast.AugAssign, ast.If, ast.For, ast.Try, ast.
 class Yielded:
     """What a mapper or reducer yields for some records or groups: pairs one by one, or a loop takes them all."""
 
-    def __init__(self, function: Function, given: Iterable[tuple[Any, Any]], *, is_held: bool = False) -> None:
-        """`function`: a generator function; `given`: what it is called with; `is_held`: that is in memory anyway."""
-        self._is_held = is_held
+    def __init__(self, function: Function, given: Iterable[tuple[Any, Any]], size: int | None = None) -> None:
+        """`function`: a generator function; `given`: what it is called with; `size`: how much, if all is in memory."""
+        self.size = size
         self._function = function
         self._given = given
 
@@ -78,9 +78,16 @@ class Yielded:
     def fused(self, take: Callable[..., None], watch: Watch | None = None) -> Callable[..., None] | None:
         """Return run(…), which does what take(…, pairs) does, faster; None if the two can't be fused. See `fuse`."""
         fused = fuse(self._function, take, watch)
-        if fused is None:
-            return None
-        return functools.partial(fused, self._given if self._is_held or not watch else watch(self._given))
+        return fused and partial(fused, self._given if self.size is not None or not watch else watch(self._given))
+
+    def parts(self, most: int, share: int) -> Iterator[tuple[Yielded, Yielded, float]]:
+        """Yield parts of up to `most` records: the first of these, one in `share`, and the others, and their ratio."""
+        given, left = iter(self._given), self.size or 0
+        while left:
+            size = min(left, most)
+            left -= size
+            first, of = -(-size // share), partial(Yielded, self._function)
+            yield of(islice(given, first), first), of(islice(given, size - first), size - first), size / first - 1
 
 
 def fuse(function: Function, take: Callable[..., None], watch: Watch | None = None) -> Callable[..., None] | None:
@@ -94,14 +101,14 @@ def fuse(function: Function, take: Callable[..., None], watch: Watch | None = No
     if type(plain) is not FunctionType or type(take) is not MethodType:
         return None
     fused = _fuse(plain, len(bound), take.__func__, watch is not None)
-    return functools.partial(fused, take.__self__, *bound, watch) if fused else None
+    return partial(fused, take.__self__, *bound, watch) if fused else None
 
 
 class _CannotBeFusedError(Exception):
     """Something in it isn't followed."""
 
 
-@functools.lru_cache(maxsize=16)
+@lru_cache(maxsize=16)
 def _fuse(function: FunctionType, bound: int, take: FunctionType, is_watched: bool) -> FunctionType | None:
     try:
         with warnings.catch_warnings():
@@ -213,13 +220,12 @@ class _Taking(ast.NodeTransformer):
         `own`: the names of the function that yields. Where the pair has one of them, or a constant, the loop's own name
         for it is left out.
         """
-        targets: list[ast.expr] = [self.target]
-        values: list[ast.expr] = [pair]
+        parts: list[tuple[ast.expr, ast.expr]] = [(self.target, pair)]
         if isinstance(self.target, ast.Tuple) and not any(isinstance(each, ast.Starred) for each in pair.elts):
-            targets, values = self.target.elts, pair.elts
+            parts = list(zip(self.target.elts, pair.elts, strict=True))
         given: list[ast.stmt] = []
         instead: dict[str, ast.expr] = {}
-        for target, value in zip(targets, values, strict=True):
+        for target, value in parts:
             is_plain = isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id in own)
             if isinstance(target, ast.Name) and target.id not in self._lasting and is_plain:
                 instead[target.id] = value

@@ -12,7 +12,7 @@ from itertools import chain, islice, tee
 from operator import itemgetter
 from typing import Any, Protocol
 
-from rqmr.aggregators import Aggregator, Count, group
+from rqmr.aggregators import Aggregator, Collect, Count
 from rqmr.batch import Ones
 from rqmr.codec import UNMISTAKABLE, Key, check_pair, one_signature, partitions_for, same_type, seal, shorten
 from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
@@ -27,6 +27,8 @@ _BATCH = 1 << 14
 #: The same where values are held, some of which may be far larger than those before; and how many of them at most go
 #: by until the next one is weighed: most of what weighing all would cost is spared.
 _HELD_BATCH, _UNWEIGHED = 256, 7
+#: Where these are fused with the mapper, the values of so many records, of which a share are weighed.
+_RECORDS = 512
 _NOTHING: Any = object()
 #: By how many pairs it is told whether nearly all keys differ, and how many of a thousand do then.
 _SAMPLE, _DIFFERING = 1000, 900
@@ -35,6 +37,8 @@ _SIZED = frozenset({list, tuple, str, dict, set, frozenset, range, *map(type, ({
 _key_of, _value_of = itemgetter(0), itemgetter(1)
 #: What a dict's entry takes besides its key and value, and what a pair does.
 _ENTRY, _PAIR = 100, 64  # bytes
+#: Appends the value of every pair to its key's list in a table.
+_group = Collect().fold
 
 
 class Sink(Protocol):
@@ -69,10 +73,14 @@ class Shuffler:
         #: Whether values are held by key, in the table. Where nearly all keys differ they aren't: to make, encode and
         #: decode a list for each key would cost more than all else.
         self._groups = step.fold is not None or step.combiner is not None or step.sort_values
+        self._holds = step.fold is None or step.fold.grows  # values, so that more than keys takes memory
         self._has_looked = self._groups
         self._pairs: list[tuple[Key, Any]] = []
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
+        self._charged = 0  # bytes of values, of all that were ever held
+        self._weight = 0  # bytes of a pair's value, lately
+        self._passed = 0  # items that a fused mapper has looped over since the last look
         self._batch = 1  # values to hold until they are weighed
         self._runs: dict[int, list[int]] = {}  # partition -> chunks of each run
         self.key_type = self.key_example = ""
@@ -101,67 +109,107 @@ class Shuffler:
         for stream in streams:
             if isinstance(stream, Ones) and type(self._fold) is Count:  # a subclass may count otherwise
                 self._take_by(self._fold.count, stream.keys(_BATCH))
-            elif isinstance(stream, Yielded) and (take := self._fused(stream)):
-                take(self._table)
-                self._look_at_memory()
-            else:
+            elif not (isinstance(stream, Yielded) and self._take_fused(stream)):
                 self._take(iter(stream))
             # Else the next one's keys would be made beside this one's, and a processor's cache has room for those of
             # one block.
             del stream
 
     def _take(self, pairs: Iterator[tuple[Key, Any]]) -> None:
-        holds = self._fold is None or self._fold.grows
         take = self._hold if self._fold is None else self._fold.fold
-        self._take_by(take, self._weighed(pairs) if holds else _batches(pairs))
+        self._take_by(take, self._weighed(pairs) if self._holds else _batches(pairs))
 
     def _take_by(self, take: Callable[[dict[Key, Any], Iterable[Any]], None], batches: Iterable[Iterable[Any]]) -> None:
         for batch in batches:
             take(self._table, batch)
             self._look_at_memory()
 
+    def _take_fused(self, yielded: Yielded) -> bool:
+        """Take all that a mapper yields in a loop that is fused with it; False if that can't be."""
+        run = self._fused(yielded)
+        if run is None:
+            return False
+        if not self._holds:
+            run(self._table)
+            self._look_at_memory()
+            return True
+        for first, others, ratio in yielded.parts(_RECORDS, 1 + _UNWEIGHED):
+            start = self._charged
+            self._take(iter(first))
+            weighed, start = int((self._charged - start) * ratio), self._charged
+            run = self._fused(others)  # how pairs are held may have changed
+            if run is None or weighed > self._memory // 16:
+                self._take(iter(others))
+                continue
+            run(self._table)
+            self._charge(max(0, weighed - (self._charged - start)))
+            self._look_at_memory()
+        return True
+
     def _fused(self, yielded: Yielded) -> Callable[..., None] | None:
-        """Return what folds all that a mapper yields, if that takes only as much memory as there are keys."""
-        fold = self._fold
+        if not self._has_looked or (self._holds and yielded.size is None):
+            return None
+        take = self._hold_singly if not self._groups else _group if self._fold is None else self._fold.fold
         # Between the pairs of a loop of the user's own no table may be written.
-        is_ours = fold is not None and fold.fold.__module__ == Aggregator.__module__
-        return yielded.fused(fold.fold, self._watched) if fold is not None and is_ours and not fold.grows else None
+        return yielded.fused(take, self._watched) if take.__module__ in (Aggregator.__module__, __name__) else None
 
     def _watched(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Look at the memory; return what a mapper loops over as it yields, with more looks if it may be long."""
-        if len(self._table) > self._keys_weighed + _BATCH:
-            self._look_at_memory()
-        return items if type(items) in _SIZED and len(items) <= _BATCH else self._looking(items)  # type: ignore[arg-type]
+        """Return what a mapper loops over as it yields; look at the memory before or meanwhile, once in many items."""
+        if type(items) not in _SIZED or len(items) > _BATCH:  # type: ignore[arg-type]
+            return self._looking(items)
+        # `fuse` counts the items of lists by itself.
+        self._passed += _BATCH if type(items) is list else len(items)  # type: ignore[arg-type]
+        if self._passed >= _BATCH:
+            self._look_after_a_batch()
+        return items
 
     def _looking(self, items: Iterable[Any]) -> Iterator[Any]:
+        start = self._passed
         for number, item in enumerate(items, 1):
             yield item
-            if number % _BATCH == 0:
-                self._look_at_memory()
+            self._passed = (start + number) % _BATCH
+            if not self._passed:
+                self._look_after_a_batch()
+
+    def _look_after_a_batch(self) -> None:
+        self._passed = 0
+        if self._holds:
+            self._charge(_BATCH * self._weight)
+        self._look_at_memory()
+
+    def _charge(self, weight: int) -> None:
+        self._held += weight
+        self._charged += weight
 
     def _look_at_memory(self) -> None:
+        if self._groups and self._pairs:  # only since the last look, and a loop that is fused went on with pairs
+            _group(self._table, self._pairs)
+            self._pairs.clear()
         self._weigh_new_keys()
         if self._held > self._memory:
             self._make_room()
 
     def _hold(self, table: dict[Key, Any], pairs: Iterable[tuple[Key, Any]]) -> None:
         if self._groups:
-            group(table, pairs)
+            _group(table, pairs)
             return
+        self._hold_singly(table, pairs)
+        if not self._has_looked and len(self._pairs) >= _SAMPLE:
+            self._has_looked = True
+            self._look_at_keys()
+
+    def _hold_singly(self, _: dict[Key, Any], pairs: Iterable[tuple[Key, Any]]) -> None:
         hold = self._pairs.append
         for key, value in pairs:
             hash(key)  # what can't be a key raises at its own record
             hold((key, value))
-        if not self._has_looked and len(self._pairs) >= _SAMPLE:
-            self._has_looked = True
-            self._look_at_keys()
 
     def _look_at_keys(self) -> None:
         """Group the pairs that are held, and all that follow, unless nearly all keys of a sample differ."""
         sample = self._pairs[:: max(1, len(self._pairs) // _SAMPLE)]
         self._groups = len(set(map(_key_of, sample))) * 1000 < len(sample) * _DIFFERING
         if self._groups:
-            group(self._table, self._pairs)
+            _group(self._table, self._pairs)
             self._pairs.clear()
             self._weigh_anew()  # the last batch is weighed once more: better too much than too little
 
@@ -190,7 +238,8 @@ class Shuffler:
                 weighed = (8 + _PAIR) * len(values) + weights(keys) + weights(values)
             if not values:
                 return
-            self._held += weighed
+            self._charge(weighed)
+            self._weight = weighed // len(values)
             self._batch = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
             if len(values) < size:
                 return
@@ -200,9 +249,9 @@ class Shuffler:
                 yield islice(pairs, unweighed)
                 following = next(pairs, _NOTHING)
                 if following is _NOTHING:
-                    self._held += unweighed // 2 * weighed // size
+                    self._charge(unweighed // 2 * weighed // size)
                     return
-                self._held += unweighed * weighed // size
+                self._charge(unweighed * weighed // size)
                 seen += unweighed
                 yield (following,)
 
@@ -210,7 +259,9 @@ class Shuffler:
         """Write what is held as a run, unless it takes far less when it is combined or weighed anew."""
         combines = self._fold is None and self._step.combiner is not None
         if combines:
-            self._table = self._combined()
+            combined = self._combined()
+            self._table.clear()  # and no other table: a loop that is fused goes on with this one
+            self._table.update(combined)
         if combines or (self._fold and self._fold.grows):
             self._weigh_anew()
         if self._held > self._memory // 2:
@@ -274,7 +325,7 @@ class Shuffler:
         table: dict[Key, list[Any]] = {}
         for key, values in self._table.items():
             try:
-                group(table, combiner(key, iter(values)) or ())
+                _group(table, combiner(key, iter(values)) or ())
             except Exception as error:
                 raise KeyFunctionError(key) from error
         return table
