@@ -27,19 +27,18 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
 import copy
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from inspect import isgeneratorfunction
-from itertools import chain, islice, starmap
-from types import CodeType, FunctionType, MethodType
-from typing import Any, TypeVar
+from itertools import chain, starmap
+from types import FunctionType, MethodType
+from typing import Any, Protocol
+
+from rqmr.syntax import CannotBeFusedError, arguments_of, assigned, body_of, compiled, placed, source_of, within
 
 Pair = tuple[Any, Any]
-Node = TypeVar("Node", bound=ast.AST)
 Function = Callable[[Any, Any], Any]
 #: Takes what a function loops over as it yields, and gives what to loop over.
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
@@ -52,6 +51,14 @@ if unwatched >= {1 << 14}:
     looped = watch(looped)
     unwatched = 0
 """
+#: Stand before the loops, where a pair is yielded, and after them.
+_SAMPLING = """
+unsampled = sampler.left
+unsampled -= 1
+if unsampled < 0:
+    unsampled = sampler.weigh(key, value)
+sampler.left = unsampled
+"""
 
 #: They see the names of the frame that they are called in.
 _SEEING = frozenset({"eval", "exec", "locals", "vars", "dir"})
@@ -63,34 +70,39 @@ _FOLLOWED = (ast.Expr, ast.Assign, ast.AugAssign, ast.If, ast.For, ast.Try, ast.
              ast.Raise, ast.Pass)  # fmt: skip
 
 
+class Sampler(Protocol):
+    """Is given some of the pairs that are yielded."""
+
+    #: How many go by until the next one.
+    left: int
+
+    def weigh(self, key: Any, value: Any) -> int:
+        """Take one, and return how many go by until the next."""
+
+
 class Yielded:
     """What a mapper or reducer yields for some records or groups: pairs one by one, or a loop takes them all."""
 
-    def __init__(self, function: Function, given: Iterable[tuple[Any, Any]], size: int | None = None) -> None:
-        """`function`: a generator function; `given`: what it is called with; `size`: how much, if all is in memory."""
-        self.size = size
+    def __init__(self, function: Function, given: Iterable[tuple[Any, Any]], *, is_held: bool = False) -> None:
+        """`function`: a generator function; `given`: what it is called with; `is_held`: that is in memory anyway."""
+        self._is_held = is_held
         self._function = function
         self._given = given
 
     def __iter__(self) -> Iterator[Pair]:
         return chain.from_iterable(starmap(self._function, self._given))
 
-    def fused(self, take: Callable[..., None], watch: Watch | None = None) -> Callable[..., None] | None:
+    def fused(
+        self, take: Callable[..., None], watch: Watch | None = None, sampler: Sampler | None = None
+    ) -> Callable[..., None] | None:
         """Return run(…), which does what take(…, pairs) does, faster; None if the two can't be fused. See `fuse`."""
-        fused = fuse(self._function, take, watch)
-        return fused and partial(fused, self._given if self.size is not None or not watch else watch(self._given))
-
-    def parts(self, most: int, share: int) -> Iterator[tuple[Yielded, Yielded, float]]:
-        """Yield parts of up to `most` records: the first of these, one in `share`, and the others, and their ratio."""
-        given, left = iter(self._given), self.size or 0
-        while left:
-            size = min(left, most)
-            left -= size
-            first, of = -(-size // share), partial(Yielded, self._function)
-            yield of(islice(given, first), first), of(islice(given, size - first), size - first), size / first - 1
+        fused = fuse(self._function, take, watch, sampler)
+        return fused and partial(fused, self._given if self._is_held or not watch else watch(self._given))
 
 
-def fuse(function: Function, take: Callable[..., None], watch: Watch | None = None) -> Callable[..., None] | None:
+def fuse(
+    function: Function, take: Callable[..., None], watch: Watch | None = None, sampler: Sampler | None = None
+) -> Callable[..., None] | None:
     """Return a mapper or reducer and a method of ours that takes pairs as one function, None if they can't be fused.
 
     The method is statements, of which one is a loop over its last argument, the pairs, that goes to its end. The
@@ -100,80 +112,27 @@ def fuse(function: Function, take: Callable[..., None], watch: Watch | None = No
     plain, bound = (function.__func__, [function.__self__]) if type(function) is MethodType else (function, [])
     if type(plain) is not FunctionType or type(take) is not MethodType:
         return None
-    fused = _fuse(plain, len(bound), take.__func__, watch is not None)
-    return partial(fused, take.__self__, *bound, watch) if fused else None
-
-
-class _CannotBeFusedError(Exception):
-    """Something in it isn't followed."""
+    fused = _fuse(plain, len(bound), take.__func__, watch is not None, sampler is not None)
+    return partial(fused, take.__self__, *bound, watch, sampler) if fused else None
 
 
 @lru_cache(maxsize=16)
-def _fuse(function: FunctionType, bound: int, take: FunctionType, is_watched: bool) -> FunctionType | None:
+def _fuse(
+    function: FunctionType, bound: int, take: FunctionType, is_watched: bool, is_sampled: bool
+) -> FunctionType | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were shown when it was imported
-            taking = _Taking(take)
-            code = _compiled([_Yielding(function, bound, taking, is_watched=is_watched).fused()], function.__code__)
+            taking = _Taking(take, is_sampled=is_sampled)
+            code = compiled([_Yielding(function, bound, taking, is_watched=is_watched).fused()], function.__code__)
             code = code.replace(co_qualname=function.__code__.co_qualname)  # as a profiler shows it
-    except (_CannotBeFusedError, SyntaxError, ValueError, RecursionError):
+    except (CannotBeFusedError, SyntaxError, ValueError, RecursionError):
         return None
     return FunctionType(code, function.__globals__, function.__name__, tuple(taking.used.values()))
 
 
-def _source_of(function: FunctionType) -> ast.FunctionDef:
-    """Return what a function was compiled from, which isn't always what its file has become since."""
-    source = ""
-    with contextlib.suppress(Exception):  # it may have no module, and a loader of anyone's
-        source = sys.modules[function.__module__].__loader__.get_source(function.__module__)  # type: ignore[union-attr]
-    code = function.__code__
-    nodes = list(ast.walk(ast.parse(source or "")))
-    # The compiler calls what is in an imported module in another way; and some imports are of the future.
-    imports = [each for each in nodes if isinstance(each, ast.Import | ast.ImportFrom)]
-    for node in nodes:
-        if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
-            line = min((each.lineno for each in node.decorator_list), default=node.lineno)
-            # Flags tell whether it stands in another one, too. Names of a class's or another function's own make the
-            # code itself differ.
-            if line == code.co_firstlineno:
-                alone = _compiled([*imports, node], code)
-                if alone.replace(co_flags=code.co_flags) == code:
-                    return copy.deepcopy(node)
-    raise _CannotBeFusedError
-
-
-def _compiled(statements: list[ast.stmt], like: CodeType) -> CodeType:
-    """Return the code of the function among some statements that is called as another one is."""
-    module = compile(ast.Module(statements, []), like.co_filename, "exec", dont_inherit=True)
-    for each in module.co_consts:
-        if isinstance(each, CodeType) and each.co_name == like.co_name:
-            return each
-    raise _CannotBeFusedError
-
-
-def _arguments(node: ast.FunctionDef) -> list[str]:
-    given = node.args
-    if given.posonlyargs or given.kwonlyargs or given.vararg or given.kwarg or given.defaults:
-        raise _CannotBeFusedError
-    return [each.arg for each in given.args]
-
-
-def _body(node: ast.FunctionDef) -> list[ast.stmt]:
-    return node.body[ast.get_docstring(node) is not None :]
-
-
-def _within(nodes: Iterable[ast.AST]) -> list[ast.AST]:
-    return [each for node in nodes for each in ast.walk(node)]
-
-
 def _yields(nodes: Iterable[ast.AST]) -> bool:
-    return any(isinstance(each, ast.Yield) for each in _within(nodes))
-
-
-def _assigned(nodes: Sequence[ast.AST]) -> frozenset[str]:
-    """Return the names that these nodes, and not those within them, give values."""
-    names = {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
-    return frozenset(names | {each.name for each in nodes if isinstance(each, ast.ExceptHandler) and each.name})
+    return any(isinstance(each, ast.Yield) for each in within(nodes))
 
 
 class _Taking(ast.NodeTransformer):
@@ -182,26 +141,35 @@ class _Taking(ast.NodeTransformer):
     Its names begin with a dot, so that they are none of a user's. Those of its module become arguments: `used`.
     """
 
-    def __init__(self, take: FunctionType) -> None:
-        node = _source_of(take)
-        *self.arguments, pairs = _arguments(node)
-        statements = _body(node)
+    def __init__(self, take: FunctionType, *, is_sampled: bool) -> None:
+        node = source_of(take)
+        *self.arguments, pairs = arguments_of(node)
+        statements = body_of(node)
         loops = [each for each in statements if isinstance(each, ast.For) and _is_named(each.iter, pairs)]
         # A `break` would be that of a loop of the user's.
         leaving = (ast.Continue, ast.Break, ast.Return)
-        if len(loops) != 1 or loops[0].orelse or any(isinstance(each, leaving) for each in _within(statements)):
-            raise _CannotBeFusedError
-        self._locals = {*self.arguments, *_assigned(_within(statements)), "watch", "looped", "unwatched"}
+        if len(loops) != 1 or loops[0].orelse or any(isinstance(each, leaving) for each in within(statements)):
+            raise CannotBeFusedError
+        self._locals = {*self.arguments, *assigned(within(statements)), "watch", "looped", "unwatched", "sampler"}
         self._module = {**vars(builtins), **take.__globals__}
         self.used: dict[str, Any] = {}
         at = statements.index(loops[0])
+        if is_sampled:
+            if ast.unparse(loops[0].target) != "(key, value)":
+                raise CannotBeFusedError
+            begin, *weigh, end = ast.parse(_SAMPLING).body
+            self._locals.add("unsampled")
+            loops[0].body[:0] = weigh
+            statements[at + 1 : at + 1] = [end]
+            statements.insert(at, begin)
+            at += 1
         self.before = [self.visit(each) for each in statements[:at]]
         self.target: ast.expr = self.visit(loops[0].target)
         self.body: list[ast.stmt] = [self.visit(each) for each in loops[0].body]
         self.after = [self.visit(each) for each in statements[at + 1 :]]
         #: Names that the loop gives other values, or that are used after it.
-        self._lasting = _assigned(_within(self.body)).union(
-            each.id for each in _within(self.after) if isinstance(each, ast.Name)
+        self._lasting = assigned(within(self.body)).union(
+            each.id for each in within(self.after) if isinstance(each, ast.Name)
         )
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
@@ -230,12 +198,12 @@ class _Taking(ast.NodeTransformer):
             if isinstance(target, ast.Name) and target.id not in self._lasting and is_plain:
                 instead[target.id] = value
             else:
-                given.append(ast.copy_location(ast.Assign([_placed(target, pair)], value), pair))
-        return [*given, *(_placed(_Instead(instead).visit(copy.deepcopy(each)), pair) for each in self.body)]
+                given.append(ast.copy_location(ast.Assign([placed(target, pair)], value), pair))
+        return [*given, *(placed(_Instead(instead).visit(copy.deepcopy(each)), pair) for each in self.body)]
 
     def watching(self, iterable: ast.expr) -> list[ast.stmt]:
         """Return what makes `.looped` of what is to be looped over."""
-        looped, *others = [_placed(self.visit(each), iterable) for each in ast.parse(_WATCHING).body]
+        looped, *others = [placed(self.visit(each), iterable) for each in ast.parse(_WATCHING).body]
         looped.value = iterable
         return [looped, *others]
 
@@ -252,14 +220,6 @@ class _Instead(ast.NodeTransformer):
 
 def _is_named(node: ast.expr, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
-
-
-def _placed(node: Node, at: ast.AST) -> Node:
-    """Return a copy of a node, all of it at another one's place."""
-    made = copy.deepcopy(node)
-    for each in ast.walk(made):
-        ast.copy_location(each, at)
-    return made
 
 
 #: Names of a function's own that have got a value by then, for this record; None: no way leads there.
@@ -279,28 +239,28 @@ class _Yielding:
         """`bound`: arguments before the two that differ from record to record."""
         self._taking = taking
         self._is_watched = is_watched
-        self._node = _source_of(function)
-        self._arguments = _arguments(self._node)
+        self._node = source_of(function)
+        self._arguments = arguments_of(self._node)
         if not isgeneratorfunction(function) or len(self._arguments) != bound + 2:
-            raise _CannotBeFusedError
-        within = _within(_body(self._node))
-        if not all(isinstance(each, _FOLLOWED) for each in within if isinstance(each, ast.stmt)):
-            raise _CannotBeFusedError
-        comprehensions = [each for each in within if isinstance(each, _COMPREHENSIONS)]
-        scoped = _within(part.target for each in comprehensions for part in each.generators)
-        self._assigned = _assigned([each for each in within if each not in scoped])
+            raise CannotBeFusedError
+        nodes = within(body_of(self._node))
+        if not all(isinstance(each, _FOLLOWED) for each in nodes if isinstance(each, ast.stmt)):
+            raise CannotBeFusedError
+        comprehensions = [each for each in nodes if isinstance(each, _COMPREHENSIONS)]
+        scoped = within(part.target for each in comprehensions for part in each.generators)
+        self._assigned = assigned([each for each in nodes if each not in scoped])
         self._own = self._assigned.union(self._arguments)
         self._forgotten = set(self._assigned)
         #: What is as long as its first argument.
         self._counting = {"enumerate"} - self._own - function.__globals__.keys()
         # A comprehension's name that is also the function's isn't followed; and what is bound is so for all records.
-        if _assigned(scoped) & self._own or self._assigned.intersection(self._arguments[:-2]):
-            raise _CannotBeFusedError
+        if assigned(scoped) & self._own or self._assigned.intersection(self._arguments[:-2]):
+            raise CannotBeFusedError
 
     def fused(self) -> ast.FunctionDef:
         """Return the function of this one and what takes its pairs."""
         taking, node, (*bound, key, value) = self._taking, copy.copy(self._node), self._arguments
-        body, _ = self._block(_body(self._node), frozenset(self._arguments), in_loop=False)
+        body, _ = self._block(body_of(self._node), frozenset(self._arguments), in_loop=False)
         if names := sorted(self._forgotten):
             # A generator lets go of what it has when it ends.
             forgets = ast.Assign([ast.Name(name, ast.Store()) for name in names], ast.Constant(None))
@@ -308,10 +268,10 @@ class _Yielding:
         target = ast.Tuple([ast.Name(key, ast.Store()), ast.Name(value, ast.Store())], ast.Store())
         loop = ast.For(target, ast.Name(".given", ast.Load()), body, [])
         unwatched = ast.Assign([ast.Name(".unwatched", ast.Store())], ast.Constant(0))
-        node.body = [_placed(each, node) for each in (unwatched, *taking.before)]
-        node.body += [ast.copy_location(loop, node), *(_placed(each, node) for each in taking.after)]
+        node.body = [placed(each, node) for each in (unwatched, *taking.before)]
+        node.body += [ast.copy_location(loop, node), *(placed(each, node) for each in taking.after)]
         first, *others = [f".{each}" for each in taking.arguments]
-        arguments = [first, *bound, ".watch", ".given", *others, *taking.used]
+        arguments = [first, *bound, ".watch", ".sampler", ".given", *others, *taking.used]
         node.args = ast.arguments([], [ast.arg(each) for each in arguments], None, [], [], None, [])
         node.decorator_list, node.returns = [], None
         return ast.fix_missing_locations(node)
@@ -346,10 +306,10 @@ class _Yielding:
                 self._check([value], known)
             case ast.Assign(targets, value):
                 self._check([value, *targets], known)
-                known |= _assigned(_within(targets))
+                known |= assigned(within(targets))
             case ast.AugAssign(target, _, value):
                 if isinstance(target, ast.Name) and target.id not in known:
-                    raise _CannotBeFusedError
+                    raise CannotBeFusedError
                 self._check([target, value], known)
             case ast.If(test, body, orelse):
                 self._check([test], known)
@@ -359,7 +319,7 @@ class _Yielding:
             case ast.For(target, iterable, body, []):
                 self._check([iterable, target], known)
                 before, node.iter = self._watched(iterable) if _yields(body) else ([], iterable)
-                node.body, _ = self._block(body, known | _assigned(_within([target])), in_loop=True)
+                node.body, _ = self._block(body, known | assigned(within([target])), in_loop=True)
                 return [*before, node], known
             case ast.Try() if not _yields([node]):
                 return [node], self._try(node, known, in_loop=in_loop)
@@ -373,7 +333,7 @@ class _Yielding:
             case ast.Pass():
                 pass
             case _:
-                raise _CannotBeFusedError
+                raise CannotBeFusedError
         return [node], known
 
     def _try(self, node: ast.Try, known: frozenset[str], *, in_loop: bool) -> _Known:
@@ -393,8 +353,8 @@ class _Yielding:
 
     def _check(self, nodes: Iterable[ast.AST], known: frozenset[str]) -> None:
         """Raise unless all names in some expressions have a value, and nothing there sees or outlives the record."""
-        for each in _within(nodes):
+        for each in within(nodes):
             unknown = isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load) and each.id in self._own - known
             seeing = isinstance(each, ast.Name) and each.id in _SEEING
             if unknown or seeing or isinstance(each, _UNFOLLOWED):
-                raise _CannotBeFusedError
+                raise CannotBeFusedError

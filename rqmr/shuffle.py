@@ -7,8 +7,9 @@ other side.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice, tee
+from itertools import chain, cycle, islice, tee
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from rqmr.errors import JobError, KeyFunctionError, MixedKeysError
 from rqmr.fuse import Yielded
 from rqmr.job import Step
 from rqmr.order import TotalOrder
-from rqmr.values import weight_by_sample, weights
+from rqmr.values import weight, weight_by_sample, weights
 from rqmr.windows import sort
 
 #: Pairs that are folded between two looks at the memory.
@@ -27,8 +28,8 @@ _BATCH = 1 << 14
 #: The same where values are held, some of which may be far larger than those before; and how many of them at most go
 #: by until the next one is weighed: most of what weighing all would cost is spared.
 _HELD_BATCH, _UNWEIGHED = 256, 7
-#: Where these are fused with the mapper, the values of so many records, of which a share are weighed.
-_RECORDS = 512
+#: Where a mapper is fused, of how many pairs one is weighed: of 64 in the mean, and in step with nothing that yields.
+_STRIDES = random.Random(1).sample(range(1, 128), 127)
 _NOTHING: Any = object()
 #: By how many pairs it is told whether nearly all keys differ, and how many of a thousand do then.
 _SAMPLE, _DIFFERING = 1000, 900
@@ -78,9 +79,10 @@ class Shuffler:
         self._pairs: list[tuple[Key, Any]] = []
         self._keys_weighed = 0  # keys of the table whose weight is in _held
         self._held = 0  # bytes
-        self._charged = 0  # bytes of values, of all that were ever held
-        self._weight = 0  # bytes of a pair's value, lately
-        self._passed = 0  # items that a fused mapper has looped over since the last look
+        self._passed = 0  # pairs, or items that a fused mapper has looped over, since the last look
+        self._strides = cycle(_STRIDES)
+        self._stride = 1  # pairs until the next one that is weighed
+        self.left = 0  # of these
         self._batch = 1  # values to hold until they are weighed
         self._runs: dict[int, list[int]] = {}  # partition -> chunks of each run
         self.key_type = self.key_example = ""
@@ -126,60 +128,46 @@ class Shuffler:
 
     def _take_fused(self, yielded: Yielded) -> bool:
         """Take all that a mapper yields in a loop that is fused with it; False if that can't be."""
-        run = self._fused(yielded)
-        if run is None:
-            return False
-        if not self._holds:
-            run(self._table)
-            self._look_at_memory()
-            return True
-        for first, others, ratio in yielded.parts(_RECORDS, 1 + _UNWEIGHED):
-            start = self._charged
-            self._take(iter(first))
-            weighed, start = int((self._charged - start) * ratio), self._charged
-            run = self._fused(others)  # how pairs are held may have changed
-            if run is None or weighed > self._memory // 16:
-                self._take(iter(others))
-                continue
-            run(self._table)
-            self._charge(max(0, weighed - (self._charged - start)))
-            self._look_at_memory()
-        return True
-
-    def _fused(self, yielded: Yielded) -> Callable[..., None] | None:
-        if not self._has_looked or (self._holds and yielded.size is None):
-            return None
         take = self._hold_singly if not self._groups else _group if self._fold is None else self._fold.fold
         # Between the pairs of a loop of the user's own no table may be written.
-        return yielded.fused(take, self._watched) if take.__module__ in (Aggregator.__module__, __name__) else None
+        if not self._has_looked or take.__module__ not in (Aggregator.__module__, __name__):
+            return False
+        run = yielded.fused(take, sampler=self) if self._holds else yielded.fused(take, self._watched)
+        if run is None:
+            return False
+        run(self._table)
+        self._look_at_memory()
+        return True
 
     def _watched(self, items: Iterable[Any]) -> Iterable[Any]:
         """Return what a mapper loops over as it yields; look at the memory before or meanwhile, once in many items."""
         if type(items) not in _SIZED or len(items) > _BATCH:  # type: ignore[arg-type]
             return self._looking(items)
         # `fuse` counts the items of lists by itself.
-        self._passed += _BATCH if type(items) is list else len(items)  # type: ignore[arg-type]
-        if self._passed >= _BATCH:
-            self._look_after_a_batch()
+        self._pass(_BATCH if type(items) is list else len(items))  # type: ignore[arg-type]
         return items
 
     def _looking(self, items: Iterable[Any]) -> Iterator[Any]:
-        start = self._passed
-        for number, item in enumerate(items, 1):
+        for item in items:
             yield item
-            self._passed = (start + number) % _BATCH
-            if not self._passed:
-                self._look_after_a_batch()
+            self._pass(1)
 
-    def _look_after_a_batch(self) -> None:
-        self._passed = 0
-        if self._holds:
-            self._charge(_BATCH * self._weight)
-        self._look_at_memory()
+    def _pass(self, count: int) -> None:
+        self._passed += count
+        if self._passed >= _BATCH:
+            self._passed = 0
+            self._look_at_memory()
 
-    def _charge(self, weight: int) -> None:
-        self._held += weight
-        self._charged += weight
+    def weigh(self, key: Key, value: Any) -> int:
+        """Weigh a pair that a fused mapper yields, for those that went by since the last one; return how many will."""
+        weighed = 8 + weight(value) if self._groups else 8 + _PAIR + weight(key) + weight(value)
+        self._held += self._stride * weighed
+        self._passed += self._stride
+        if self._held > self._memory or self._passed >= (1 + _UNWEIGHED) * _HELD_BATCH:
+            self._passed = 0
+            self._look_at_memory()
+        self._stride = max(1, min(next(self._strides), self._memory // (1024 * weighed)))
+        return self._stride - 1
 
     def _look_at_memory(self) -> None:
         if self._groups and self._pairs:  # only since the last look, and a loop that is fused went on with pairs
@@ -238,8 +226,7 @@ class Shuffler:
                 weighed = (8 + _PAIR) * len(values) + weights(keys) + weights(values)
             if not values:
                 return
-            self._charge(weighed)
-            self._weight = weighed // len(values)
+            self._held += weighed
             self._batch = max(1, min(2 * size, _HELD_BATCH, self._memory * len(values) // (16 * weighed)))
             if len(values) < size:
                 return
@@ -249,9 +236,9 @@ class Shuffler:
                 yield islice(pairs, unweighed)
                 following = next(pairs, _NOTHING)
                 if following is _NOTHING:
-                    self._charge(unweighed // 2 * weighed // size)
+                    self._held += unweighed // 2 * weighed // size
                     return
-                self._charge(unweighed * weighed // size)
+                self._held += unweighed * weighed // size
                 seen += unweighed
                 yield (following,)
 

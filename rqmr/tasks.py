@@ -151,8 +151,7 @@ class Task:
                     yield self._mapped_at_once(step.batch, block)
                 else:
                     records = zip(repeat(block.source), place.enter(block))
-                    size = len(block.records) if isinstance(block.records, Sized) else None
-                    yield self._pairs_of(step.mapper, records, size)
+                    yield self._pairs_of(step.mapper, records, is_held=isinstance(block.records, Sized))
                 if place.stopped:
                     raise AttemptEnded
                 place.leave()
@@ -162,11 +161,11 @@ class Task:
             self._guard.leave()
 
     def _pairs_of(
-        self, function: Work, given: Iterable[tuple[Any, Any]], size: int | None = None
+        self, function: Work, given: Iterable[tuple[Any, Any]], *, is_held: bool = False
     ) -> Iterable[tuple[Any, Any]]:
         """Return the pairs of records or groups: they can be fused with what takes them if the function yields."""
         if isgeneratorfunction(function):
-            yielded = Yielded(function, given, size)
+            yielded = Yielded(function, given, is_held=is_held)
             return yielded if self._fuses and self._job.fuse else iter(yielded)
         # What calls a function for `starmap` would take a StopIteration that it raises for the end of what is given.
         return _given(function(key, value) for key, value in given)

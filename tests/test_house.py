@@ -19,8 +19,8 @@ FLOORS = [
     for floor in (
         "errors where damage signing model facts config keys values codec",
         (
-            "aggregators fuse urls files readers batch inputs spool sealed included job loader parts remote spilled "
-            "output skew order plan failures memory scheduler"
+            "aggregators syntax fuse urls files readers batch inputs spool sealed included job loader parts remote "
+            "spilled output skew order plan failures memory scheduler"
         ),
         "windows shuffle passes merge records tasks",
         (

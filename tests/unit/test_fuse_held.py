@@ -14,7 +14,8 @@ import pytest
 from test_shuffle import PLENTY, Pair, Sink, Store, all_values, cut_small, identity, oracle, reduce_all, same
 
 import rqmr.shuffle
-from rqmr.aggregators import Collect, Distinct, Top
+from rqmr.aggregators import Collect, Distinct, Sum, Top
+from rqmr.codec import unseal
 from rqmr.fuse import Yielded
 from rqmr.job import Step
 from rqmr.shuffle import Shuffler
@@ -41,8 +42,24 @@ def many_values_one_by_one(source, size):
     for number in iter(range(size)):
         yield "abcdefg"[number % 7], str(number) * 10
 
+def many_values_within(source, size):
+    for number in iter(range(size // 100)):
+        for other in range(100):
+            yield "abcdefg"[number % 7], str(number) * 10
+
+def many_keys_within(source, size):
+    for number in iter(range(size // 100)):
+        for other in range(100):
+            yield f"{number}-{other}", 1
+
 def large_values(source, size):
-    yield "key", f"{source}{size}" * size
+    if size > 0:
+        yield "key", str(size) * size
+
+def few(source, size):
+    for number in list(range(size)):
+        if number % 1000 == 999:
+            yield f"key{number}", "v" * 100
 """
 Mapper = Callable[[str, Any], Iterable[Pair]]
 
@@ -62,28 +79,22 @@ def mappers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 class Fused:
-    """Counts the records that a fused loop took."""
+    """Counts the blocks that a fused loop took."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.records = 0
+        self.blocks = 0
         fused = Yielded.fused
 
-        def counted(yielded: Yielded, *arguments: Any) -> Any:
-            run = fused(yielded, *arguments)
-
-            def running(*given: Any) -> None:
-                assert run is not None
-                assert yielded.size is not None
-                self.records += yielded.size
-                run(*given)
-
-            return run and running
+        def counted(*arguments: Any, **options: Any) -> Any:
+            run = fused(*arguments, **options)
+            self.blocks += run is not None
+            return run
 
         patch.setattr(Yielded, "fused", counted)
 
 
 def shuffle(shuffler: Shuffler, mapper: Mapper, blocks: Iterable[Sequence[Any]]) -> None:
-    shuffler.consume(Yielded(mapper, zip(itertools.repeat("s"), block), len(block)) for block in blocks)
+    shuffler.consume(Yielded(mapper, zip(itertools.repeat("s"), block), is_held=True) for block in blocks)
 
 
 def combiner(key: Any, values: Iterable[Any]) -> Iterable[Pair]:
@@ -109,11 +120,11 @@ def test_a_fused_loop_holds_what_a_generators_loop_holds(name: str, memory: int,
     step, finish = STEPS[name]
     with pytest.MonkeyPatch.context() as patch:
         fused = Fused(patch)
-        for seed in range(7):
+        for seed in range(4):
             print("seed", seed)
             dice = random.Random(seed)
             cut_small(patch, batch=dice.choice([1, 3, 8]))
-            patch.setattr(rqmr.shuffle, "_RECORDS", dice.choice([2, 3, 16]))
+            patch.setattr(rqmr.shuffle, "_HELD_BATCH", dice.choice([1, 16]))
             tasks, store = [], Store()
             for task in range(3):
                 blocks = [
@@ -129,59 +140,83 @@ def test_a_fused_loop_holds_what_a_generators_loop_holds(name: str, memory: int,
                 tasks.append([pair for block in blocks for record in block for pair in record])
 
             assert same(reduce_all(step, store, 2), oracle(tasks, 2, finish))
-    if memory > 300:  # what is heavy for the memory is weighed
-        assert fused.records > 200
+    assert fused.blocks > 10
 
 
 @pytest.mark.parametrize("length", [1, 2, 10, 300, 3000])
 @pytest.mark.parametrize("step", [Step(identity, all_values), Step(identity, Collect())])
 def test_what_a_fused_loop_holds_is_known(step: Step, length: int, mappers: Any) -> None:
-    """Of each part of a block some is weighed."""
+    """Some pairs are weighed, and it is counted how many go by, whatever the blocks."""
     shuffler = Shuffler(step, 1, Store().sink(0), PLENTY)
     dice = random.Random(1)
     records = [[("k", "v" * dice.randrange(50))] * dice.randrange(4) for _ in range(20_000)]
     with pytest.MonkeyPatch.context() as patch:
         fused = Fused(patch)
-        shuffle(
-            shuffler, mappers.of_list, (records[start : start + length] for start in range(0, len(records), length))
-        )
+        starts = range(0, len(records), length)
+        shuffle(shuffler, mappers.of_list, (records[start : start + length] for start in starts))
 
     held = [value for record in records for _, value in record]
-    assert (fused.records > 10_000) == (length >= 10)
+    assert fused.blocks
     assert 0.7 < shuffler._held / (sum(map(weight, held)) + 8 * len(held)) < 1.5
 
 
-@pytest.mark.parametrize("reducer", [all_values, Distinct(), Collect()])
-@pytest.mark.parametrize(
-    ("mapper", "size", "count"),
-    [
-        (each, size, 200_000 // size)
-        for each in ("many_values", "many_values_one_by_one")
-        for size in (5, 1_000, 200_000)
-    ]
-    + [("large_values", 10_000, 512)],
-)
-def test_what_a_fused_loop_takes_is_held_within_memory(
-    reducer: Any, mapper: str, size: int, count: int, mappers: Any
-) -> None:
-    """However much it makes of a record."""
+class Nowhere(Sink):
+    """Only counts the runs."""
 
-    class Nowhere(Sink):
-        def write(self, partition: int, chunk: int, data: bytes) -> None:
-            pass
+    runs = 0
 
-    memory = 4 << 20
-    shuffler = Shuffler(Step(identity, reducer), 1, Nowhere({}), memory)
+    def write(self, partition: int, chunk: int, data: bytes) -> None:
+        self.runs = max(self.runs, len(unseal(data).runs))
+
+
+MEMORY = 4 << 20
+
+
+def peak_of(reducer: Any, mapper: Mapper, blocks: Iterable[Sequence[Any]]) -> tuple[int, int]:
+    """Return the memory that a map task took at most, in bytes, and its runs."""
+    sink = Nowhere({})
+    shuffler = Shuffler(Step(identity, reducer), 1, sink, MEMORY)
     tracemalloc.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             fused = Fused(patch)
-            # Values that are larger at once are known from the next block on.
-            blocks = [[1] * 64, [size] * count] if mapper == "large_values" else [[1] * 64 + [size] * count]
-            shuffle(shuffler, getattr(mappers, mapper), [[1] * 2_000, *blocks])
+            shuffle(shuffler, mapper, blocks)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    shuffler.finish()
+    assert fused.blocks
+    return peak, sink.runs
 
-    assert fused.records
-    assert peak < 4 * memory + (40 * size if mapper == "many_values" else 0)  # the list itself
+
+@pytest.mark.parametrize("reducer", [all_values, Distinct(), Collect()])
+@pytest.mark.parametrize("mapper", ["many_values", "many_values_one_by_one", "many_values_within"])
+@pytest.mark.parametrize("size", [100, 1_000, 200_000])
+def test_what_a_fused_loop_takes_is_held_within_memory(reducer: Any, mapper: str, size: int, mappers: Any) -> None:
+    """However much it makes of a record."""
+    blocks = [[1] * 64, [1] * 64 + [size] * (200_000 // size)]
+    peak, _ = peak_of(reducer, getattr(mappers, mapper), [[100] * 20, *blocks])
+    assert peak < 4 * MEMORY + (40 * size if mapper == "many_values" else 0)  # the list itself
+
+
+@pytest.mark.parametrize("reducer", [all_values, Distinct(), Collect()])
+@pytest.mark.parametrize("block", [[-1, 9_000], [*[-1] * 64, *[3_000] * 448]])
+def test_values_that_are_larger_than_those_before_them_are_held_within_memory(
+    reducer: Any, block: list[int], mappers: Any
+) -> None:
+    """As where each file has a header. Few of them go by until one is weighed."""
+    peak, runs = peak_of(reducer, mappers.large_values, [[10] * 2_000, *[block] * (20_000_000 // sum(block) // 4)])
+    assert peak < 4 * MEMORY
+    assert runs > 1 or isinstance(reducer, Distinct)
+
+
+@pytest.mark.parametrize("reducer", [all_values, Collect()])
+def test_what_a_mapper_leaves_out_takes_no_memory(reducer: Any, mappers: Any) -> None:
+    _, runs = peak_of(reducer, mappers.few, [[2_000] * 50 for _ in range(30)])
+    assert runs == 1
+
+
+def test_loops_in_loops_are_counted(mappers: Any) -> None:
+    """Those over keys, too, of what holds no values."""
+    peak, _ = peak_of(Sum(), mappers.many_keys_within, [[100], [200_000]])
+    assert peak < 3 * MEMORY
