@@ -150,7 +150,9 @@ class Shuffler:
     def _looking(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
             yield item
-            self._pass(1)
+            self._passed += 1
+            if self._passed >= _BATCH:  # else a call for each would be what is dear
+                self._pass(0)
 
     def _pass(self, count: int) -> None:
         self._passed += count
